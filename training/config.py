@@ -1,0 +1,234 @@
+"""The one TOML file that says what howhard's commands work with: backends, verifiers, arms, collecting, objective.
+
+It is read whole and checked whole before any work is done: an unknown key is an error with the nearest right name,
+never ignored. What a field means stands at the field; `howhard config` prints a commented example.
+"""
+
+import re
+import tomllib
+import types
+import typing
+from pathlib import Path
+
+import msgspec
+
+from ..router.objective import Objective
+from ..strategies.errors import ConfigError, nearest
+from ..strategies.specs import ArmSpec, BackendSpec, VerifierSpec
+
+
+class CollectConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How outcomes are collected.
+
+    samples         : samples per prompt and backend, drawn once; every best-of-N and vote up to it is derived.
+    temperature, top_p, max_tokens : how they are drawn. The arms take these settings too, so that what is derived
+                      from the samples is what the arm would have done.
+    seed            : of the draws; None = not reproducible.
+    latency_prompts : on so many prompts every arm is run alone, one at a time, to measure its latency.
+    concurrency     : calls in flight at once.
+    """
+
+    samples: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+    seed: int | None = 0
+    latency_prompts: int = 16
+    concurrency: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "max_tokens", "concurrency"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.latency_prompts < 0:
+            raise ValueError(f"latency_prompts={self.latency_prompts} must not be negative")
+
+
+class TrackingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where MLflow keeps runs and models. `uri` None: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
+
+    uri: str | None = None
+    experiment: str = "howhard"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole configuration.
+
+    currency  : what prices are in; without any price the unit is "completion tokens of the reference backend".
+    backends  : name -> where its texts come from.
+    verifiers : name -> what scores candidates at run time.
+    arms      : what the router chooses among.
+    """
+
+    backends: dict[str, BackendSpec]
+    arms: list[ArmSpec]
+    currency: str = "completion tokens of the reference backend"
+    verifiers: dict[str, VerifierSpec] = {}
+    collect: CollectConfig = CollectConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    objective: Objective | None = None
+
+    def __post_init__(self) -> None:
+        if not self.backends:
+            raise ValueError("no backend is configured: add a [backends.NAME] table")
+        if not self.arms:
+            raise ValueError("no arm is configured: add an [[arms]] table")
+        for arm in self.arms:
+            if arm.backend not in self.backends:
+                raise ValueError(f"arm {arm.name!r} wants backend {arm.backend!r}{nearest(arm.backend, self.backends)}")
+            verifier = getattr(arm.strategy, "verifier", None)
+            if verifier is not None and verifier not in self.verifiers:
+                raise ValueError(f"arm {arm.name!r} wants verifier {verifier!r}{nearest(verifier, self.verifiers)}")
+        names = [arm.name for arm in self.arms]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two arms are called {name!r}: their settings must differ in what the name shows")
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises ConfigError that names the file, the field, the value and the remedy.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read ({exc.strerror}); give --config the path of a TOML file") from exc
+    return parse_config(text, source=str(path))
+
+
+def parse_config(text: str, *, source: str = "configuration") -> Config:
+    """Check a configuration given as TOML text; `source` is what errors call it."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{source}: not valid TOML: {exc}") from exc
+    try:
+        return msgspec.convert(table, Config)
+    except (msgspec.ValidationError, ConfigError) as exc:
+        raise ConfigError(f"{source}: {_explain(str(exc), table)}") from exc
+
+
+def _explain(message: str, table: dict) -> str:
+    """Add the value that was found, and the nearest right name of an unknown field, to msgspec's message."""
+    where = re.search(r" - at `\$?\.?(?P<path>.*)`$", message)
+    path = where["path"] if where else ""
+    unknown = re.search(r"unknown field `(?P<name>[^`]+)`", message)
+    if unknown:
+        name = unknown["name"]
+        full = _locate(table, name, path)
+        return f"unknown setting {full!r}{nearest(name, _fields_at(Config, path, table))}"
+    bare = message[: where.start()] if where else message
+    return f"{path}: {bare}" if path else bare
+
+
+def _locate(table: object, name: str, path: str) -> str:
+    """Name the table that holds the unknown field: msgspec shows a dictionary's key only as `[...]`."""
+    found = _walk(table, path.split(".") if path else [], name, [])
+    return ".".join([*(found or [path] if path else []), name])
+
+
+def _walk(node: object, parts: list[str], name: str, trail: list[str]) -> list[str] | None:
+    """Follow msgspec's path through the data, trying every key where it says only `[...]`."""
+    if not parts:
+        return trail if isinstance(node, dict) and name in node else None
+    part, rest = parts[0], parts[1:]
+    key, _, index = part.partition("[")
+    if key and not (isinstance(node, dict) and key in node):
+        return None
+    node = node[key] if key else node  # type: ignore[index]
+    label = [*trail, key] if key else trail
+    if not index:
+        return _walk(node, rest, name, label)
+    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    wanted = index.rstrip("]")
+    for entry, value in entries:
+        if wanted not in ("...", str(entry)):
+            continue
+        step = f"[{entry}]" if isinstance(node, list) else str(entry)
+        found = _walk(value, rest, name, [*label, step])
+        if found:
+            return found
+    return None
+
+
+def _fields_at(kind: object, path: str, table: object) -> set[str]:
+    """The field names that are allowed where msgspec met an unknown one."""
+    for part in path.split(".") if path else []:
+        key, _, index = part.partition("[")
+        if key:
+            kinds = [k for k in _members(kind) if key in getattr(k, "__struct_fields__", ())]
+            if not kinds:
+                return set()
+            kind = typing.get_type_hints(kinds[0])[key]
+        if index:
+            kind = typing.get_args(kind)[-1]
+    return {f for member in _members(kind) for f in getattr(member, "__struct_fields__", ())}
+
+
+def _members(kind: object) -> list:
+    """A union's members, or the kind alone."""
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    return list(typing.get_args(kind)) if union else [kind]
+
+
+def for_server(url: str, model: str, *, api_key_env: str | None = None) -> Config:
+    """The configuration that a URL and a model name stand for: one backend, single pass and votes, no prices."""
+    backend = {"kind": "vllm", "url": url, "model": model}
+    if api_key_env:
+        backend["api_key_env"] = api_key_env
+    votes = [{"kind": "best_of_n", "n": n, "verifier": "vote"} for n in (4, 8, 16)]
+    return msgspec.convert(
+        {
+            "backends": {"server": backend},
+            "verifiers": {"vote": {"kind": "vote"}},
+            "arms": [{"backend": "server", "strategy": s} for s in ({"kind": "single"}, *votes)],
+        },
+        Config,
+    )
+
+
+EXAMPLE = """\
+# howhard.toml: what howhard's commands work with. An unknown key is an error.
+
+currency = "USD"                      # of all prices; leave out, and every price, to count completion tokens
+
+[backends.small]                      # the name that arms and tables show
+kind = "vllm"                         # a vLLM server, or any OpenAI-compatible one
+url = "http://127.0.0.1:8000/v1"
+model = "Qwen/Qwen2.5-1.5B-Instruct"
+# api_key_env = "SMALL_API_KEY"       # the variable that holds the key; the key itself never stands in a file
+prices = { prompt = 2e-8, completion = 8e-8 }    # per token
+
+[backends.large]
+kind = "vllm"
+url = "http://127.0.0.1:8001/v1"
+model = "Qwen/Qwen2.5-14B-Instruct"
+prices = { prompt = 2e-7, completion = 8e-7 }
+
+[verifiers.vote]                      # agreement of the samples; also: exact_check, reward_model, first_of
+kind = "vote"
+
+[[arms]]
+backend = "small"
+strategy = { kind = "single" }
+
+[[arms]]
+backend = "small"
+strategy = { kind = "best_of_n", n = 8, verifier = "vote" }
+
+[[arms]]
+backend = "large"
+strategy = { kind = "single" }
+
+[collect]
+samples = 16                          # per prompt and backend, drawn once; arms up to 16 are derived
+temperature = 0.8
+max_tokens = 1024
+latency_prompts = 16                  # every arm is run alone on so many prompts, for its latency
+
+[tracking]
+uri = "sqlite:///mlflow.db"
+experiment = "howhard"
+"""
