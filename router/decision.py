@@ -1,0 +1,167 @@
+"""A decision, as callers, logs and people read it. How it is come to lives in policy.py."""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from .objective import Objective
+
+
+class Reason(StrEnum):
+    """Why an arm was taken. `sentence` says it to people."""
+
+    BEST_UTILITY = "best_utility"
+    ONLY_FEASIBLE = "only_feasible"
+    GUARDED = "guarded"
+    EXPLORED = "explored"
+    INFEASIBLE = "infeasible"
+    EASY = "easy"
+    MIDDLING = "middling"
+    HARD = "hard"
+    LIMITED = "limited"
+    BACKEND_FAILED = "backend_failed"
+
+    @property
+    def sentence(self) -> str:
+        """The reason as one sentence."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Reason.BEST_UTILITY: "Of the arms within the limits, its quality is worth most after cost and time.",
+    Reason.ONLY_FEASIBLE: "It is the only arm that keeps the hard limits.",
+    Reason.GUARDED: "Another arm looked better, but not surely enough to leave the fallback arm.",
+    Reason.EXPLORED: "It was drawn at random among the arms within the limits, to keep learning.",
+    Reason.INFEASIBLE: "No arm keeps the hard limits; the fallback arm was asked for in that case.",
+    Reason.EASY: "The prompt looks easy: its difficulty is below the lower threshold.",
+    Reason.MIDDLING: "The prompt looks middling: its difficulty lies between the thresholds.",
+    Reason.HARD: "The prompt looks hard: its difficulty reaches the upper threshold.",
+    Reason.LIMITED: "The arm for this difficulty breaks a hard limit; the nearest that keeps them was taken.",
+    Reason.BACKEND_FAILED: "The first choice's backend failed before it answered; this arm is the next best.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmEstimate:
+    """What was predicted of one arm.
+
+    quality    : expected grader score, in [0, 1].
+    benefit    : quality minus the fallback arm's; benefit_se its standard error.
+    cost       : expected, in the price book's currency.
+    latency    : seconds at the objective's deadline quantile (the nearest known one); None = never measured.
+    utility    : value * quality - cost - price_of_second * median seconds; None where time is priced but not
+                 known.
+    feasible   : whether it was open to choice: allowed, within the hard limits, and its backend can take the
+                 prompt.
+    """
+
+    name: str
+    quality: float
+    benefit: float
+    benefit_se: float
+    cost: float
+    latency: float | None
+    utility: float | None
+    feasible: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Decision:
+    """Which arm serves a prompt, and why.
+
+    arm            : name of the arm chosen.
+    arms           : what was predicted of every arm, in the router's order.
+    utility        : of the arm chosen, at this objective; None where time is priced but was not measured.
+    propensity     : chance in (0, 1] with which this arm was chosen; 1 without exploration.
+    difficulty     : 1 - predicted quality of the reference arm.
+    fallback       : whether the arm stands in for one that could not be taken or did not convince.
+    failed         : arms whose backend failed before this one was taken, in order.
+    policy         : name, version and settings. router_version : content hash of the artifact.
+    """
+
+    arm: str
+    arms: tuple[ArmEstimate, ...]
+    utility: float | None
+    propensity: float
+    reason: Reason
+    fallback: bool
+    difficulty: float
+    objective: Objective
+    policy: str
+    router_version: str
+    failed: tuple[str, ...] = ()
+
+    @property
+    def estimate(self) -> ArmEstimate:
+        """What was predicted of the arm chosen."""
+        return next(a for a in self.arms if a.name == self.arm)
+
+    @property
+    def quality(self) -> float:
+        """Predicted quality of the arm chosen."""
+        return self.estimate.quality
+
+    @property
+    def cost(self) -> float:
+        """Predicted cost of the arm chosen."""
+        return self.estimate.cost
+
+    @property
+    def latency(self) -> float | None:
+        """Predicted latency of the arm chosen, in seconds at the deadline quantile."""
+        return self.estimate.latency
+
+    def __repr__(self) -> str:
+        latency = "" if self.latency is None else f", latency={self.latency:.3g} s"
+        chance = "" if self.propensity == 1 else f", propensity={self.propensity:.3g}"
+        return (
+            f"Decision(arm={self.arm!r}, quality={self.quality:.2f}, cost={self.cost:.4g}{latency}, "
+            f"difficulty={self.difficulty:.2f}, reason={self.reason.value!r}{chance})"
+        )
+
+    def explain(self) -> str:
+        """The decision for people: a sentence, and a line per arm, the one chosen marked."""
+        wide = max(len("arm"), *(len(a.name) for a in self.arms))
+        lines = [
+            f"{self.arm}: {self.reason.sentence}",
+            f"  difficulty {self.difficulty:.2f}, value of a correct answer {self.objective.value:g}"
+            + (f", limits: {self.objective.limits}" if self.objective.limits else ""),
+        ]
+        if self.failed:
+            lines.append(f"  failed first: {', '.join(self.failed)}")
+        lines.append(f"  {'arm':{wide}}  quality  benefit          cost   latency   utility")
+        for a in sorted(self.arms, key=lambda a: -math.inf if a.utility is None else a.utility, reverse=True):
+            mark = ">" if a.name == self.arm else " " if a.feasible else "x"
+            seconds = "-" if a.latency is None else f"{a.latency:.3g} s"
+            utility = "-" if a.utility is None else f"{a.utility:.4g}"
+            lines.append(
+                f"{mark} {a.name:{wide}}  {a.quality:7.3f}  {a.benefit:+.3f} ±{a.benefit_se:.3f}  "
+                f"{a.cost:9.4g} {seconds:>9} {utility:>9}"
+            )
+        if not all(a.feasible for a in self.arms):
+            lines.append(
+                "  x: not open to choice (a hard limit, not allowed, or its backend can't take the prompt)"
+            )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, object]:
+        """The decision as plain JSON types: `sentence` and the whole objective included."""
+        return {
+            "arm": self.arm,
+            "quality": self.quality,
+            "cost": self.cost,
+            "latency": self.latency,
+            "utility": self.utility,
+            "difficulty": self.difficulty,
+            "propensity": self.propensity,
+            "reason": self.reason.value,
+            "sentence": self.reason.sentence,
+            "fallback": self.fallback,
+            "failed": list(self.failed),
+            "policy": self.policy,
+            "router_version": self.router_version,
+            "objective": msgspec.to_builtins(self.objective),
+            "arms": [{f: getattr(a, f) for f in a.__slots__} for a in self.arms],
+        }

@@ -1,0 +1,125 @@
+"""What is predicted of every arm on every prompt: the arrays that policies decide on.
+
+Made by predictor.py (and by the baselines of howhard.training); read by policy.py. Nothing here predicts or
+decides.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..strategies.errors import ConfigError, InputError, nearest
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Estimates:
+    """Predictions for n prompts and a arms.
+
+    arms       : names, in the order of every array's second axis.
+    quality    : (n, a), expected grader score in [0, 1].
+    benefit_se : (n, a), standard error of each arm's quality DIFFERENCE to the fallback arm (its own column
+                 is 0).
+    cost       : (n, a), expected cost, >= 0.
+    latency    : (n, a, q), seconds at each of `quantiles`, NaN for an arm whose latency was never measured;
+                 None where no arm's was.
+    quantiles  : (q,) ascending, inside (0, 1); () without latency.
+    fallback   : the arm taken when nothing else convinces, usually the best fixed one.
+    reference  : the arm whose expected failure is called difficulty, usually the cheapest single pass.
+
+    Raises InputError for shapes that do not fit, an unknown arm, or a value that is not finite.
+    """
+
+    arms: tuple[str, ...]
+    quality: Floats
+    benefit_se: Floats
+    cost: Floats
+    fallback: str
+    reference: str
+    latency: Floats | None = None
+    quantiles: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        shape = (len(self.quality), len(self.arms))
+        for name in ("quality", "benefit_se", "cost"):
+            array = getattr(self, name)
+            if array.shape != shape:
+                raise InputError(
+                    f"estimates.{name} has shape {array.shape}: it must be {shape} (prompts, arms)"
+                )
+            if not np.isfinite(array).all():
+                raise InputError(f"estimates.{name} holds a value that is not finite")
+        if self.latency is not None and self.latency.shape != (*shape, len(self.quantiles)):
+            raise InputError(
+                f"estimates.latency has shape {self.latency.shape}: it must be "
+                f"{(*shape, len(self.quantiles))} (prompts, arms, quantiles)"
+            )
+        for name in ("fallback", "reference"):
+            self.index(getattr(self, name), what=f"estimates.{name}")
+
+    def __len__(self) -> int:
+        return len(self.quality)
+
+    def __getitem__(self, rows: "slice | NDArray[Any]") -> "Estimates":
+        """Return the estimates of some prompts: a slice, an index array or a mask."""
+        return Estimates(
+            arms=self.arms,
+            quality=self.quality[rows],
+            benefit_se=self.benefit_se[rows],
+            cost=self.cost[rows],
+            latency=None if self.latency is None else self.latency[rows],
+            quantiles=self.quantiles,
+            fallback=self.fallback,
+            reference=self.reference,
+        )
+
+    def index(self, arm: str, *, what: str = "arm") -> int:
+        """Return the column of an arm. Raises InputError with the nearest name when there is none."""
+        try:
+            return self.arms.index(arm)
+        except ValueError:
+            raise InputError(
+                f"{what} {arm!r} is not an arm of this router{nearest(arm, self.arms)}"
+            ) from None
+
+    @property
+    def benefit(self) -> Floats:
+        """(n, a): each arm's quality minus the fallback arm's; `benefit_se` is its standard error."""
+        at = self.index(self.fallback)
+        return self.quality - self.quality[:, at : at + 1]
+
+    @property
+    def difficulty(self) -> Floats:
+        """(n,): 1 - quality of the reference arm."""
+        return 1.0 - self.quality[:, self.index(self.reference)]
+
+    def latency_at(self, quantile: float) -> Floats:
+        """Return (n, a) seconds at a quantile, interpolated between the stored ones; NaN where never
+        measured.
+
+        Raises ConfigError where no latency was measured, or the quantile lies outside of the stored ones.
+        """
+        if self.latency is None:
+            raise ConfigError(
+                "this router was trained on outcomes without latency_s: it knows nothing of time. "
+                "Leave deadline and price_of_second out, or train it on a log that holds latency_s"
+            )
+        q = self.quantiles
+        if quantile in q:
+            return self.latency[:, :, q.index(quantile)]
+        if not q[0] <= quantile <= q[-1]:
+            raise ConfigError(
+                f"the {quantile:g} quantile of latency is not known: this router's reach from {q[0]:g} to "
+                f"{q[-1]:g}. Set deadline_quantile to one of {', '.join(f'{x:g}' for x in q)}"
+            )
+        above = int(np.searchsorted(q, quantile))
+        share = (quantile - q[above - 1]) / (q[above] - q[above - 1])
+        return (1 - share) * self.latency[:, :, above - 1] + share * self.latency[:, :, above]
+
+    @property
+    def seconds(self) -> Floats:
+        """(n, a): the median latency, which `price_of_second` is charged on; tails are the deadline's."""
+        return self.latency_at(0.5)
