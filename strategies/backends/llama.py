@@ -1,0 +1,355 @@
+"""A small Llama in plain PyTorch: forward, incremental decoding of many samples, and a step reward model.
+
+Weights carry Hugging Face names, so `transformers` and vLLM load the same directory. Computing is fp32, whatever
+the storage. Knows nothing of requests, sampling or strategies: howhard.strategies.backends.local wraps it.
+
+    model, tokenizer = load(directory)
+    state = model.prefill([ids, ids, ...])       # one row per prefix; state.logits (rows, vocabulary)
+    state = state.expand(8)                      # eight samples per prefix, the prefix computed once
+    logits = model.step(state, chosen)           # (rows,) ids -> (rows, vocabulary)
+    state.keep(alive)                            # drop finished rows, on the spot
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaConfig:
+    """Sizes of one model, named as in a Hugging Face config.json."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    head_dim: int
+    max_position_embeddings: int = 512
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-5
+    eos_token_id: int = 0
+
+    @classmethod
+    def read(cls, directory: Path | str) -> LlamaConfig:
+        """Read config.json; raises ValueError for an architecture that this file does not compute."""
+        raw = json.loads((Path(directory) / "config.json").read_text())
+        heads = raw["num_attention_heads"]
+        if raw.get("num_key_value_heads", heads) != heads or raw.get("hidden_act", "silu") != "silu":
+            raise ValueError(f"{directory}: only Llamas with as many key heads as heads, and SiLU, are supported")
+        raw.setdefault("head_dim", raw["hidden_size"] // heads)
+        return cls(**{name: raw[name] for name in cls.__dataclass_fields__ if name in raw})
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root mean square over the last axis, then scale."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) -> (..., size)."""
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply rotary positions, halves paired (the Hugging Face convention); cos, sin broadcast against x."""
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Causal self-attention, written out as two products (on the CPU that trains faster than the fused call)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        inner = config.num_attention_heads * config.head_dim
+        self.heads, self.head_dim = config.num_attention_heads, config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, inner, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, inner, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, inner, bias=False)
+        self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
+        self.fused: Tensor | None = None
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, width) -> queries, keys, values, each (B, heads, T, head_dim)."""
+        fused = self.fused
+        if fused is None:
+            fused = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))
+        q, k, v = F.linear(x, fused).view(*x.shape[:2], 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """Mix values; bias (broadcast to (B, heads, T, S)) is 0 where a query may look and -inf elsewhere."""
+        scores = (q * self.head_dim**-0.5) @ k.transpose(-1, -2) + bias
+        mixed = torch.softmax(scores, dim=-1).to(v.dtype) @ v
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """One decoder layer."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, width) -> the same shape, and this layer's rotated keys and values (B, heads, T, head_dim)."""
+        q, k, v = self.self_attn.project(self.input_layernorm(x))
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        x = x + self.self_attn.attend(q, k, v, bias)
+        return x + self.mlp(self.post_attention_layernorm(x)), k, v
+
+
+class Trunk(nn.Module):
+    """Embedding, layers and the last norm."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Decoding:
+    """Rows in the middle of being written: keys and values so far, and where each row stands.
+
+    Rows are padded on the left, so that all of them write their next token in the same column; padding columns
+    are masked, and positions count from each row's own first token.
+
+    logits : (rows, vocabulary), what follows the last token.    lengths : (rows,) tokens so far.
+    """
+
+    def __init__(self, cache: Tensor, pad: Tensor, column: int, logits: Tensor) -> None:
+        self.cache, self.pad, self.column, self.logits = cache, pad, column, logits
+        self._bias = self._mask(cache.shape[-2])
+
+    def __len__(self) -> int:
+        return self.pad.shape[0]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens that each row holds, padding not counted: (rows,) integers."""
+        return self.column - self.pad
+
+    def _mask(self, columns: int) -> Tensor:
+        hidden = torch.arange(columns, device=self.pad.device) < self.pad[:, None]
+        return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, float("-inf"))[:, None, None]
+
+    def expand(self, n: int | Sequence[int]) -> Decoding:
+        """Repeat every row `n` times (or row i `n[i]` times), copies of one row side by side."""
+        counts = torch.tensor([n] * len(self) if isinstance(n, int) else list(n), device=self.pad.device)
+        rows = torch.repeat_interleave(torch.arange(len(self), device=self.pad.device), counts)
+        return Decoding(self.cache.index_select(2, rows), self.pad[rows], self.column, self.logits[rows])
+
+    def keep(self, rows: Tensor | Sequence[int]) -> None:
+        """Keep these rows (indices, in this order) and forget the others; columns that all rows pad go too."""
+        rows = torch.as_tensor(rows, dtype=torch.long, device=self.pad.device)
+        self.cache, self.pad, self.logits = self.cache.index_select(2, rows), self.pad[rows], self.logits[rows]
+        idle = int(self.pad.min()) if len(rows) else 0
+        if idle:
+            self.cache, self.pad, self.column = self.cache[..., idle:, :].contiguous(), self.pad - idle, self.column - idle
+        self._bias = self._mask(self.cache.shape[-2])
+
+    def reserve(self, columns: int) -> None:
+        """Make room for `columns` columns in all."""
+        missing = columns - self.cache.shape[-2]
+        if missing > 0:
+            room = self.cache.new_zeros(*self.cache.shape[:-2], missing, self.cache.shape[-1])
+            self.cache = torch.cat((self.cache, room), dim=-2)
+            self._bias = self._mask(columns)
+
+
+class Llama(nn.Module):
+    """A decoder-only language model with tied embeddings."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Trunk(config)
+        frequencies = config.rope_theta ** (-torch.arange(0, config.head_dim, 2).float() / config.head_dim)
+        angles = torch.outer(torch.arange(config.max_position_embeddings).float(), frequencies)
+        self.register_buffer("cos", torch.cat((angles, angles), -1).cos(), persistent=False)
+        self.register_buffer("sin", torch.cat((angles, angles), -1).sin(), persistent=False)
+        self.cos: Tensor
+        self.sin: Tensor
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """(B, T) token ids, padded on the right with anything -> (B, T, width) after the last norm."""
+        length = ids.shape[1]
+        bias = torch.full((length, length), float("-inf"), device=ids.device).triu_(1)
+        x = self.model.embed_tokens(ids)
+        for layer in self.model.layers:
+            x, _, _ = layer(x, self.cos[:length], self.sin[:length], bias)
+        return self.model.norm(x)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (..., vocabulary) logits."""
+        return F.linear(hidden, self.model.embed_tokens.weight)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) token ids, padded on the right with anything -> (B, T, vocabulary) logits."""
+        return self.head(self.hidden(ids))
+
+    def freeze(self) -> Llama:
+        """Prepare for inference: no gradients, one product for queries, keys and values together."""
+        self.requires_grad_(False)
+        self.eval()
+        for layer in self.model.layers:
+            attention = layer.self_attn
+            attention.fused = torch.cat(
+                (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
+        return self
+
+    @torch.inference_mode()
+    def prefill(self, prefixes: Sequence[Sequence[int]], *, reserve: int = 128) -> Decoding:
+        """Read prefixes (token ids, none empty) into a state of one row each, with room for `reserve` more tokens.
+
+        Raises ValueError for an empty prefix or one that fills the context (`max_position_embeddings`).
+        """
+        lengths = [len(prefix) for prefix in prefixes]
+        limit = self.config.max_position_embeddings
+        if not lengths or min(lengths) < 1 or max(lengths) > limit:
+            raise ValueError(f"prefix lengths must be 1 to {limit} tokens, got {lengths[:8]}")
+        width, device = max(lengths), self.cos.device
+        ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prefixes], device=device)
+        pad = torch.tensor([width - n for n in lengths], device=device)
+        columns = torch.arange(width, device=device)
+        positions = (columns - pad[:, None]).clamp_min(0)
+        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
+        hidden = (columns > columns[:, None]) | ((columns < pad[:, None]) [:, None] & (columns != columns[:, None]))
+        bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))[:, None]
+        c = self.config
+        shape = (c.num_hidden_layers, 2, len(lengths), c.num_attention_heads, width + reserve, c.head_dim)
+        cache = torch.zeros(shape, device=device)
+        x = self.model.embed_tokens(ids)
+        for index, layer in enumerate(self.model.layers):
+            x, cache[index, 0, :, :, :width], cache[index, 1, :, :, :width] = layer(x, cos, sin, bias)
+        return Decoding(cache, pad, width, self.head(self.model.norm(x[:, -1])))
+
+    @torch.inference_mode()
+    def step(self, state: Decoding, ids: Tensor) -> Tensor:
+        """Append one token per row: (rows,) ids -> (rows, vocabulary) logits of what follows.
+
+        Raises ValueError where a row would outgrow the context.
+        """
+        column = state.column
+        if column >= state.cache.shape[-2]:
+            state.reserve(column + 128)
+        positions = column - state.pad
+        if column >= self.config.max_position_embeddings and int(positions.max()) >= len(self.cos):
+            raise ValueError(f"a row outgrew the context of {len(self.cos)} tokens")
+        cos, sin = self.cos[positions][:, None, None], self.sin[positions][:, None, None]
+        bias = state._bias[..., : column + 1]
+        x = self.model.embed_tokens(ids)[:, None]
+        for layer, (keys, values) in zip(self.model.layers, state.cache, strict=True):
+            q, k, v = layer.self_attn.project(layer.input_layernorm(x))
+            keys[:, :, column : column + 1] = rotate(k, cos, sin)
+            values[:, :, column : column + 1] = v
+            x = x + layer.self_attn.attend(
+                rotate(q, cos, sin), keys[:, :, : column + 1], values[:, :, : column + 1], bias)
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+        state.column = column + 1
+        state.logits = self.head(self.model.norm(x[:, 0]))
+        return state.logits
+
+
+class RewardModel(nn.Module):
+    """The same trunk with a head of one number: the chance that the text so far is still on a right way."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.trunk = Llama(config)
+        self.score = nn.Linear(config.hidden_size, 1, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) token ids, padded on the right -> (B, T) logits, one at every token."""
+        return self.score(self.trunk.hidden(ids)).squeeze(-1)
+
+    @torch.inference_mode()
+    def score_steps(
+        self, sequences: Sequence[Sequence[int]], ends: Sequence[Sequence[int]], *, batch_size: int = 64
+    ) -> list[list[float]]:
+        """Score each step of each sequence.
+
+        sequences : token ids of prompt and solution.    ends : per sequence, the index of each step's last token
+        (the newline or the end token that closes it). Returns the same shape as `ends`, values in [0, 1].
+        Raises ValueError for a sequence beyond the context or an end outside its sequence.
+        """
+        limit = self.trunk.config.max_position_embeddings
+        for sequence, stops in zip(sequences, ends, strict=True):
+            if not 0 < len(sequence) <= limit or any(not 0 <= stop < len(sequence) for stop in stops):
+                raise ValueError(f"steps end at {list(stops)} in {len(sequence)} tokens (context {limit})")
+        scores: list[list[float]] = [[] for _ in sequences]
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        for first in range(0, len(order), batch_size):
+            rows = order[first : first + batch_size]
+            width = max(len(sequences[i]) for i in rows)
+            ids = torch.tensor([[*sequences[i], *[0] * (width - len(sequences[i]))] for i in rows])
+            chances = torch.sigmoid(self(ids.to(self.trunk.cos.device)).float()).tolist()
+            for row, chance in zip(rows, chances, strict=True):
+                scores[row] = [chance[stop] for stop in ends[row]]
+        return scores
+
+
+def _weights(directory: Path | str) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    weights = load_file(str(Path(directory) / "model.safetensors"))
+    return {name: weight.float() for name, weight in weights.items()}
+
+
+def load_tokenizer(directory: Path | str) -> Tokenizer:
+    """Read tokenizer.json."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(Path(directory) / "tokenizer.json"))
+
+
+def load(directory: Path | str, device: str = "cpu") -> tuple[Llama, Tokenizer]:
+    """Load a language model directory (config.json, model.safetensors, tokenizer.json) for inference."""
+    model = Llama(LlamaConfig.read(directory))
+    model.load_state_dict(_weights(directory))
+    return model.to(device).freeze(), load_tokenizer(directory)
+
+
+def load_reward(directory: Path | str, device: str = "cpu") -> tuple[RewardModel, Tokenizer]:
+    """Load a step reward model directory (the trunk's weights under `model.`, the head's under `score.`)."""
+    model = RewardModel(LlamaConfig.read(directory))
+    weights = _weights(directory)
+    model.load_state_dict(
+        {name if name.startswith("score.") else f"trunk.{name}": weight for name, weight in weights.items()})
+    model.requires_grad_(False)
+    model.to(device).eval()
+    model.trunk.freeze()
+    return model, load_tokenizer(directory)

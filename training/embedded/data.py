@@ -1,0 +1,86 @@
+"""The endless stream of training batches: fresh problems, tokenized, grouped by length.
+
+Pool k of a seed is always the same, so a trainer that stopped goes on exactly where it was.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from ..problems.families import FAMILIES, Problem
+from .tokenizer import END, PAD
+
+POOL = 4096
+"""Problems per pool; batches are cut from a pool sorted by length."""
+
+SHARES: dict[str, float] = {"chain": 0.25, "countdown": 0.35, "path": 0.25, "remainder": 0.15}
+"""Share of training problems per family."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Token ids (B, T), padded on the right, and the targets: the next token, or -100 in prompt and padding."""
+
+    ids: Tensor
+    targets: Tensor
+
+
+def draw(n: int, rng: random.Random) -> list[Problem]:
+    """Draw `n` training problems by the families' shares, levels evenly."""
+    names, weights = list(SHARES), list(SHARES.values())
+    families = [FAMILIES[name] for name in rng.choices(names, weights, k=n)]
+    return [family.generate(rng.choice(family.levels), rng) for family in families]
+
+
+def encode(tokenizer: Tokenizer, prompts: Sequence[str], solutions: Sequence[str]) -> list[tuple[list[int], int]]:
+    """Encode pairs as (ids of prompt, newline, solution and end token; how many of them are the prompt's)."""
+    end = tokenizer.token_to_id(END)
+    heads = tokenizer.encode_batch([prompt + "\n" for prompt in prompts])
+    tails = tokenizer.encode_batch(list(solutions))
+    return [([*head.ids, *tail.ids, end], len(head.ids)) for head, tail in zip(heads, tails, strict=True)]
+
+
+def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Stack rows of different lengths into (rows, longest), padded with `value`."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
+
+
+def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Cut indices, sorted by length, into batches of at most `tokens` tokens with padding (one row at least)."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not batches or (len(batches[-1]) + 1) * lengths[index] > tokens:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def pool(tokenizer: Tokenizer, seed: int, number: int, *, tokens: int = 4096) -> list[Batch]:
+    """Make pool `number` of a seed: batches of about `tokens` tokens in random order, loss on the solution only."""
+    rng = random.Random(f"embedded/{seed}/{number}")
+    problems = draw(POOL, rng)
+    rows = encode(tokenizer, [p.prompt for p in problems], [p.solution for p in problems])
+    pad = tokenizer.token_to_id(PAD)
+    batches = []
+    for indices in by_length([len(ids) for ids, _ in rows], tokens):
+        chosen = [rows[i] for i in indices]
+        targets = [[-100] * (start - 1) + ids[start:] for ids, start in chosen]
+        batches.append(Batch(pad_right([ids[:-1] for ids, _ in chosen], pad), pad_right(targets, -100)))
+    rng.shuffle(batches)
+    return batches
+
+
+def stream(tokenizer: Tokenizer, seed: int, first_pool: int = 0) -> Iterator[tuple[int, Batch]]:
+    """Yield (pool number, batch) for ever, from `first_pool` on."""
+    number = first_pool
+    while True:
+        for batch in pool(tokenizer, seed, number):
+            yield number, batch
+        number += 1

@@ -1,0 +1,34 @@
+"""What is trained: sizes and schedules of the embedded models, all in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...strategies.backends.llama import LlamaConfig
+from .trainer import Schedule
+
+CONTEXT = 512
+"""Longest text in tokens; the families stay below 220."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """One model: width, layers, inner width of the feed-forward part, and how it is trained."""
+
+    width: int
+    layers: int
+    inner: int
+    schedule: Schedule
+
+    def config(self, vocabulary: int, end: int) -> LlamaConfig:
+        """Give the Llama configuration: heads of size 32, as many as fit the width."""
+        return LlamaConfig(
+            vocab_size=vocabulary, hidden_size=self.width, intermediate_size=self.inner,
+            num_hidden_layers=self.layers, num_attention_heads=self.width // 32, head_dim=32,
+            max_position_embeddings=CONTEXT, eos_token_id=end)
+
+
+SIZES: dict[str, Size] = {
+    "tiny-small": Size(96, 3, 256, Schedule(steps=4_000)),
+    "tiny-large": Size(192, 5, 512, Schedule(steps=12_000, muon_rate=0.015, adam_rate=0.003)),
+}
