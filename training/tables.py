@@ -280,10 +280,8 @@ def fill(table: str, rows: "pd.DataFrame | Iterable[Mapping[str, object]]") -> p
 def to_arrow(table: str, df: pd.DataFrame) -> pa.Table:
     """Turn a validated frame into a pyarrow table with the table's schema."""
     target = schema(table)
-    arrays = [
-        pa.array(df[f.name].tolist() if f.name == "verdicts" else df[f.name], type=f.type, from_pandas=True)
-        for f in target
-    ]
+    # As lists: arrow asks a pandas 3.1 series of UTC times for `.values`, which warns.
+    arrays = [pa.array(df[f.name].tolist(), type=f.type, from_pandas=True) for f in target]
     return pa.Table.from_arrays(arrays, schema=target)
 
 
