@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
-from .errors import ConfigError, InputError
+from .errors import ConfigError, HowhardError, InputError
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
@@ -242,6 +242,8 @@ class Generation:
     prompt_tokens    : length of the whole prefix in tokens (cached_tokens of them came from a cache).
     seconds          : from the call to this sample's last token.
     error            : why it failed, for finish_reason "error"; what was drawn before is kept.
+    cause            : the same as an exception (PromptTooLong, BackendTimeout, ...), to be raised by a caller for whom
+                       no sample is left; None where the backend knows no more than the words.
     """
 
     text: str
@@ -256,6 +258,7 @@ class Generation:
     reasoning: str = ""
     seconds: float = 0.0
     error: str | None = None
+    cause: HowhardError | None = field(default=None, compare=False, repr=False)
 
     @property
     def complete(self) -> bool:
