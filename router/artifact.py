@@ -203,7 +203,7 @@ def pack_arrays(**arrays: NDArray[Any]) -> bytes:
 
 
 def unpack_arrays(content: bytes, *, what: str) -> dict[str, NDArray[Any]]:
-    """Read what `pack_arrays` wrote. Raises ArtifactError for anything else: objects, compression, wrong sizes."""
+    """Read what `pack_arrays` wrote. Raises ArtifactError for anything else (objects, compression, ...)."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()

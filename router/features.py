@@ -174,7 +174,7 @@ _NAMES = (
 
 
 def _table() -> NDArray[np.float64]:
-    """(256, classes + 1): which bytes belong to which class; last column: those that begin a non-ASCII one."""
+    """(256, classes + 1): which bytes belong to which class; last: those that begin a non-ASCII one."""
     table = np.zeros((256, len(_CLASSES) + 1))
     for column, characters in enumerate(_CLASSES.values()):
         table[list(characters.encode()), column] = 1
