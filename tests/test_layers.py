@@ -50,7 +50,8 @@ def test_the_check_sees_an_upward_import(tmp_path, monkeypatch):
 @pytest.mark.parametrize("layer", ["howhard.router", "howhard.strategies", "howhard.training"])
 def test_importing_a_layer_loads_nothing_heavy_and_no_folder_name(layer):
     code = f"import sys, {layer}; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
     assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
     assert not {"router", "strategies", "training", "models"} & set(loaded)
 

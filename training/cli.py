@@ -1,8 +1,8 @@
 """The `howhard` command: thin doors onto the functions of `training/` and `router/`.
 
-Text for people goes to standard output, progress and errors to standard error; `--json` prints one JSON document
-instead. Exit code 2 means that the input cannot be used, 1 that the world failed, 130 Ctrl-C. Nothing heavy is
-imported before a command runs, so that `howhard --help` answers at once.
+Text for people goes to standard output, progress and errors to standard error; `--json` prints one JSON
+document instead. Exit code 2 means that the input cannot be used, 1 that the world failed, 130 Ctrl-C.
+Nothing heavy is imported before a command runs, so that `howhard --help` answers at once.
 """
 
 import json
@@ -15,8 +15,8 @@ import typer
 
 app = typer.Typer(
     name="howhard",
-    help="How hard is this prompt, and how hard should the model think? Learns from logged outcomes what extra "
-    "inference compute buys on each prompt, and spends it only where it pays.",
+    help="How hard is this prompt, and how hard should the model think? Learns from logged outcomes what "
+    "extra inference compute buys on each prompt, and spends it only where it pays.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,14 +26,16 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A howhard.toml (see `howhard config`).")]
 Url = Annotated[
-    str | None, typer.Option(help="Base URL of an OpenAI-compatible server, for instance http://127.0.0.1:8000/v1.")
+    str | None,
+    typer.Option(help="Base URL of an OpenAI-compatible server, for instance http://127.0.0.1:8000/v1."),
 ]
 ModelName = Annotated[str | None, typer.Option("--model", help="The model's name on that server.")]
 KeyVariable = Annotated[
     str | None, typer.Option("--api-key-env", help="Environment variable that holds the server's API key.")
 ]
 TrackingUri = Annotated[
-    str | None, typer.Option(help="MLflow tracking URI; default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db.")
+    str | None,
+    typer.Option(help="MLflow tracking URI; default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."),
 ]
 Experiment = Annotated[str, typer.Option(help="MLflow experiment.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -41,15 +43,17 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 @app.command()
 def quickstart(
-    directory: Annotated[Path, typer.Option("--dir", help="Where the log, the router and the plot go.")] = Path(
-        "howhard-quickstart"
-    ),
-    prompts: Annotated[int, typer.Option(help="How many fresh prompts to record; a third of them is held out.")] = 480,
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Where the log, the router and the plot go.")
+    ] = Path("howhard-quickstart"),
+    prompts: Annotated[
+        int, typer.Option(help="How many fresh prompts to record; a third of them is held out.")
+    ] = 480,
     samples: Annotated[int, typer.Option(help="Samples per prompt and model.")] = 16,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Record two small models on fresh prompts, train a router on it, and show what it saves. No GPU, no network.
+    """Record two small models on fresh prompts, train a router on it, and show what it saves, on the CPU.
 
     A second run reuses what the first recorded; a run that was stopped goes on where it stood.
     """
@@ -60,15 +64,21 @@ def quickstart(
 
 @app.command()
 def collect(
-    prompts: Annotated[Path, typer.Argument(help="JSONL, CSV or parquet: prompt, and where it is graded, reference.")],
-    log: Annotated[Path, typer.Option(help="The log directory; one that exists is continued.")] = Path("howhard-log"),
+    prompts: Annotated[
+        Path, typer.Argument(help="JSONL, CSV or parquet: prompt, and where it is graded, reference.")
+    ],
+    log: Annotated[Path, typer.Option(help="The log directory; one that exists is continued.")] = Path(
+        "howhard-log"
+    ),
     config: ConfigFile = None,
     url: Url = None,
     model: ModelName = None,
     api_key_env: KeyVariable = None,
     grader: Annotated[
         str | None,
-        typer.Option(help="For prompts that name none: exact, numeric, math-verify, regex, checker or module:function."),
+        typer.Option(
+            help="For prompts that name none: exact, numeric, math-verify, regex, checker or module:function."
+        ),
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Samples per prompt and backend [default: 16].")] = None,
     max_cost: Annotated[float | None, typer.Option(help="Stop cleanly before this cost is passed.")] = None,
@@ -94,18 +104,24 @@ def collect(
 def train(
     source: Annotated[Path | None, typer.Argument(help="A log directory or an outcomes table.")] = None,
     out: Annotated[Path, typer.Option(help="Where the router directory goes.")] = Path("howhard-router"),
-    run: Annotated[list[str] | None, typer.Option(help="Take the outcomes from this MLflow run (repeatable).")] = None,
+    run: Annotated[
+        list[str] | None, typer.Option(help="Take the outcomes from this MLflow run (repeatable).")
+    ] = None,
     experiment: Annotated[
         str | None, typer.Option(help="Take the outcomes from all collections of this MLflow experiment.")
     ] = None,
     value: Annotated[
         float | None,
-        typer.Option(help="Value of a correct answer, in the unit of cost; default: chosen on validation prompts."),
+        typer.Option(
+            help="Value of a correct answer, in the unit of cost; default: chosen on validation prompts."
+        ),
     ] = None,
     holdout: Annotated[
         float, typer.Option(help="Share of the prompts kept out of training, for evaluation and promotion.")
     ] = 0.25,
-    register: Annotated[bool, typer.Option(help="Register in MLflow and promote if better than the champion.")] = True,
+    register: Annotated[
+        bool, typer.Option(help="Register in MLflow and promote if better than the champion.")
+    ] = True,
     tracking_uri: TrackingUri = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -115,8 +131,8 @@ def train(
 
     _print(
         go(
-            source, out, runs=run or [], experiment=experiment, value=value, holdout=holdout, register=register,
-            tracking_uri=tracking_uri, seed=seed, quiet=as_json,
+            source, out, runs=run or [], experiment=experiment, value=value, holdout=holdout,
+            register=register, tracking_uri=tracking_uri, seed=seed, quiet=as_json,
         ),
         as_json,
     )  # fmt: skip
@@ -149,12 +165,16 @@ def route(
     url: Url = None,
     model: ModelName = None,
     api_key_env: KeyVariable = None,
-    value: Annotated[float | None, typer.Option(help="Value of a correct answer, in the unit of cost.")] = None,
+    value: Annotated[
+        float | None, typer.Option(help="Value of a correct answer, in the unit of cost.")
+    ] = None,
     price_of_second: Annotated[float, typer.Option(help="What a second of waiting costs.")] = 0.0,
     max_cost: Annotated[float | None, typer.Option(help="No arm that is expected to cost more.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds that 95 of 100 answers must keep.")] = None,
     min_quality: Annotated[float | None, typer.Option(help="No arm that is expected to be worse.")] = None,
-    decide_only: Annotated[bool, typer.Option("--decide-only", help="Print the decision, run nothing.")] = False,
+    decide_only: Annotated[
+        bool, typer.Option("--decide-only", help="Print the decision, run nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Choose an arm for one prompt, say why, and run it."""
@@ -235,14 +255,18 @@ def _config(
 
     if path is not None:
         if url or model:
-            raise ConfigError("give --config or --url and --model, not both: the file names its servers itself")
+            raise ConfigError(
+                "give --config or --url and --model, not both: the file names its servers itself"
+            )
         return load_config(path)
     if url and model:
         return for_server(url, model, api_key_env=api_key_env)
     if url or model:
         raise ConfigError("--url and --model belong together: give both, or --config with a file")
     if required:
-        raise ConfigError("no backend: give --url and --model, or --config with a file (see `howhard config`)")
+        raise ConfigError(
+            "no backend: give --url and --model, or --config with a file (see `howhard config`)"
+        )
     return None
 
 

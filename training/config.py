@@ -1,7 +1,7 @@
-"""The one TOML file that says what howhard's commands work with: backends, verifiers, arms, collecting, objective.
+"""The one TOML file of howhard's commands: backends, verifiers, arms, how to collect, the objective.
 
-It is read whole and checked whole before any work is done: an unknown key is an error with the nearest right name,
-never ignored. What a field means stands at the field; `howhard config` prints a commented example.
+It is read whole and checked whole before any work is done: an unknown key is an error with the nearest right
+name, never ignored. What a field means stands at the field; `howhard config` prints a commented example.
 """
 
 import re
@@ -20,9 +20,9 @@ from ..strategies.specs import ArmSpec, BackendSpec, VerifierSpec
 class CollectConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How outcomes are collected.
 
-    samples         : samples per prompt and backend, drawn once; every best-of-N and vote up to it is derived.
-    temperature, top_p, max_tokens : how they are drawn. The arms take these settings too, so that what is derived
-                      from the samples is what the arm would have done.
+    samples         : samples per prompt and backend, drawn once; any best-of-N or vote up to it is derived.
+    temperature, top_p, max_tokens : how they are drawn. Arms that don't set their own take these, so that
+                      what is derived from the samples is what the arm would have done.
     seed            : of the draws; None = not reproducible.
     latency_prompts : on so many prompts every arm is run alone, one at a time, to measure its latency.
     concurrency     : calls in flight at once.
@@ -54,7 +54,7 @@ class TrackingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole configuration.
 
-    currency  : what prices are in; without any price the unit is "completion tokens of the reference backend".
+    currency  : what prices are in; without any price the unit is one completion token.
     backends  : name -> where its texts come from.
     verifiers : name -> what scores candidates at run time.
     arms      : what the router chooses among.
@@ -75,14 +75,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError("no arm is configured: add an [[arms]] table")
         for arm in self.arms:
             if arm.backend not in self.backends:
-                raise ValueError(f"arm {arm.name!r} wants backend {arm.backend!r}{nearest(arm.backend, self.backends)}")
+                raise ValueError(
+                    f"arm {arm.name!r} wants backend {arm.backend!r}{nearest(arm.backend, self.backends)}"
+                )
             verifier = getattr(arm.strategy, "verifier", None)
             if verifier is not None and verifier not in self.verifiers:
-                raise ValueError(f"arm {arm.name!r} wants verifier {verifier!r}{nearest(verifier, self.verifiers)}")
+                raise ValueError(
+                    f"arm {arm.name!r} wants verifier {verifier!r}{nearest(verifier, self.verifiers)}"
+                )
         names = [arm.name for arm in self.arms]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two arms are called {name!r}: their settings must differ in what the name shows")
+                raise ValueError(
+                    f"two arms are called {name!r}: their settings must differ in what the name shows"
+                )
 
 
 def load_config(path: str | Path) -> Config:
@@ -94,7 +100,9 @@ def load_config(path: str | Path) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read ({exc.strerror}); give --config the path of a TOML file") from exc
+        raise ConfigError(
+            f"{path}: cannot be read ({exc.strerror}); give --config the path of a TOML file"
+        ) from exc
     return parse_config(text, source=str(path))
 
 
@@ -104,33 +112,50 @@ def parse_config(text: str, *, source: str = "configuration") -> Config:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{source}: not valid TOML: {exc}") from exc
+    _pass_on_sampling(table)
     try:
         return msgspec.convert(table, Config)
     except (msgspec.ValidationError, ConfigError) as exc:
         raise ConfigError(f"{source}: {_explain(str(exc), table)}") from exc
 
 
+def _pass_on_sampling(table: dict) -> None:
+    """Give the sampling settings of [collect] to every arm that does not set its own."""
+    collect, arms = table.get("collect"), table.get("arms")
+    if not isinstance(collect, dict) or not isinstance(arms, list):
+        return
+    for arm in arms:
+        strategy = arm.get("strategy") if isinstance(arm, dict) else None
+        if isinstance(strategy, dict):
+            for name in ("temperature", "top_p", "max_tokens"):
+                if name in collect:
+                    strategy.setdefault(name, collect[name])
+
+
 def _explain(message: str, table: dict) -> str:
     """Add the value that was found, and the nearest right name of an unknown field, to msgspec's message."""
     where = re.search(r" - at `\$?\.?(?P<path>.*)`$", message)
-    path = where["path"] if where else ""
+    path = where["path"].replace("[...]", "[*]") if where else ""  # msgspec names a dictionary's key only so
     unknown = re.search(r"unknown field `(?P<name>[^`]+)`", message)
     if unknown:
         name = unknown["name"]
         full = _locate(table, name, path)
-        return f"unknown setting {full!r}{nearest(name, _fields_at(Config, path, table))}"
+        return f"unknown setting {full!r}{nearest(name, _fields_at(path))}"
     bare = message[: where.start()] if where else message
-    return f"{path}: {bare}" if path else bare
+    tag = re.search(r"Invalid value '(?P<value>.*)'", bare)
+    if tag and path.endswith(".kind"):
+        bare += nearest(tag["value"], _tags_at(path.removesuffix(".kind")))
+    return f"{path.replace('[*]', '')}: {bare}" if path else bare
 
 
 def _locate(table: object, name: str, path: str) -> str:
-    """Name the table that holds the unknown field: msgspec shows a dictionary's key only as `[...]`."""
+    """Name the table that holds the unknown field, with the keys that msgspec left out."""
     found = _walk(table, path.split(".") if path else [], name, [])
-    return ".".join([*(found or [path] if path else []), name])
+    return ".".join([*(found or ([path] if path else [])), name]).replace(".[", "[")
 
 
 def _walk(node: object, parts: list[str], name: str, trail: list[str]) -> list[str] | None:
-    """Follow msgspec's path through the data, trying every key where it says only `[...]`."""
+    """Follow msgspec's path through the data, trying every key where it says none."""
     if not parts:
         return trail if isinstance(node, dict) and name in node else None
     part, rest = parts[0], parts[1:]
@@ -144,7 +169,7 @@ def _walk(node: object, parts: list[str], name: str, trail: list[str]) -> list[s
     entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     wanted = index.rstrip("]")
     for entry, value in entries:
-        if wanted not in ("...", str(entry)):
+        if wanted not in ("*", str(entry)):
             continue
         step = f"[{entry}]" if isinstance(node, list) else str(entry)
         found = _walk(value, rest, name, [*label, step])
@@ -153,18 +178,29 @@ def _walk(node: object, parts: list[str], name: str, trail: list[str]) -> list[s
     return None
 
 
-def _fields_at(kind: object, path: str, table: object) -> set[str]:
+def _fields_at(path: str) -> set[str]:
     """The field names that are allowed where msgspec met an unknown one."""
+    return {f for kind in _kinds_at(path) for f in getattr(kind, "__struct_fields__", ())}
+
+
+def _tags_at(path: str) -> set[str]:
+    """The values of `kind` that are allowed where msgspec met an unknown one."""
+    return {str(kind.__struct_config__.tag) for kind in _kinds_at(path)}
+
+
+def _kinds_at(path: str) -> list:
+    """The types that may stand at a path of msgspec's."""
+    kind: object = Config
     for part in path.split(".") if path else []:
         key, _, index = part.partition("[")
         if key:
             kinds = [k for k in _members(kind) if key in getattr(k, "__struct_fields__", ())]
             if not kinds:
-                return set()
+                return []
             kind = typing.get_type_hints(kinds[0])[key]
         if index:
             kind = typing.get_args(kind)[-1]
-    return {f for member in _members(kind) for f in getattr(member, "__struct_fields__", ())}
+    return _members(kind)
 
 
 def _members(kind: object) -> list:
@@ -174,7 +210,7 @@ def _members(kind: object) -> list:
 
 
 def for_server(url: str, model: str, *, api_key_env: str | None = None) -> Config:
-    """The configuration that a URL and a model name stand for: one backend, single pass and votes, no prices."""
+    """The configuration that a URL and a model name stand for: one backend, single pass and votes."""
     backend = {"kind": "vllm", "url": url, "model": model}
     if api_key_env:
         backend["api_key_env"] = api_key_env
