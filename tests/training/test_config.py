@@ -1,7 +1,6 @@
 """A configuration is checked whole, and an error names the field, the value and the remedy."""
 
 import pytest
-
 from howhard.strategies.errors import ConfigError
 from howhard.training.config import EXAMPLE, for_server, load_config, parse_config
 
@@ -52,7 +51,7 @@ def test_a_url_and_a_model_stand_for_one_backend_with_votes():
 )
 def test_a_wrong_setting_is_an_error_that_names_it(old, new, said):
     assert old in EXAMPLE
-    with pytest.raises(ConfigError, match="howhard.toml") as caught:
+    with pytest.raises(ConfigError, match=r"howhard\.toml") as caught:
         parse_config(EXAMPLE.replace(old, new, 1), source="howhard.toml")
     assert said in str(caught.value)
 
