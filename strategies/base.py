@@ -366,9 +366,7 @@ class Backend(Protocol):
     fingerprint: str
     context: int | None
 
-    def generate(
-        self, prefixes: Sequence[Prefix], *, n: int, params: SamplingParams, apart: bool = False
-    ) -> Batch:
+    def generate(self, prefixes: Sequence[Prefix], *, n: int, params: SamplingParams, apart: bool = False) -> Batch:
         """Start n samples for each prefix and return at once; needs a running event loop.
 
         `apart` asks that each sample can be cancelled alone, at the price of a call each where the server's own
@@ -400,11 +398,16 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """A verifier's scores in [0, 1], one per candidate (None: not judged), step scores, and what they took."""
+    """A verifier's scores in [0, 1], one per candidate (None: not judged), step scores, and what they took.
+
+    sound : a 1 among these scores proves its answer right, even where the verifier as a whole promises less (one
+            that hands a request on to an exact check, say).
+    """
 
     scores: tuple[float | None, ...]
     usage: Usage = field(default_factory=Usage)
     steps: tuple[tuple[float, ...] | None, ...] | None = None
+    sound: bool = False
 
 
 @runtime_checkable

@@ -43,12 +43,10 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 @app.command()
 def quickstart(
-    directory: Annotated[
-        Path, typer.Option("--dir", help="Where the log, the router and the plot go.")
-    ] = Path("howhard-quickstart"),
-    prompts: Annotated[
-        int, typer.Option(help="How many fresh prompts to record; a third of them is held out.")
-    ] = 480,
+    directory: Annotated[Path, typer.Option("--dir", help="Where the log, the router and the plot go.")] = Path(
+        "howhard-quickstart"
+    ),
+    prompts: Annotated[int, typer.Option(help="How many fresh prompts to record; a third of them is held out.")] = 480,
     samples: Annotated[int, typer.Option(help="Samples per prompt and model.")] = 16,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -64,12 +62,8 @@ def quickstart(
 
 @app.command()
 def collect(
-    prompts: Annotated[
-        Path, typer.Argument(help="JSONL, CSV or parquet: prompt, and where it is graded, reference.")
-    ],
-    log: Annotated[Path, typer.Option(help="The log directory; one that exists is continued.")] = Path(
-        "howhard-log"
-    ),
+    prompts: Annotated[Path, typer.Argument(help="JSONL, CSV or parquet: prompt, and where it is graded, reference.")],
+    log: Annotated[Path, typer.Option(help="The log directory; one that exists is continued.")] = Path("howhard-log"),
     config: ConfigFile = None,
     url: Url = None,
     model: ModelName = None,
@@ -104,24 +98,18 @@ def collect(
 def train(
     source: Annotated[Path | None, typer.Argument(help="A log directory or an outcomes table.")] = None,
     out: Annotated[Path, typer.Option(help="Where the router directory goes.")] = Path("howhard-router"),
-    run: Annotated[
-        list[str] | None, typer.Option(help="Take the outcomes from this MLflow run (repeatable).")
-    ] = None,
+    run: Annotated[list[str] | None, typer.Option(help="Take the outcomes from this MLflow run (repeatable).")] = None,
     experiment: Annotated[
         str | None, typer.Option(help="Take the outcomes from all collections of this MLflow experiment.")
     ] = None,
     value: Annotated[
         float | None,
-        typer.Option(
-            help="Value of a correct answer, in the unit of cost; default: chosen on validation prompts."
-        ),
+        typer.Option(help="Value of a correct answer, in the unit of cost; default: chosen on validation prompts."),
     ] = None,
     holdout: Annotated[
         float, typer.Option(help="Share of the prompts kept out of training, for evaluation and promotion.")
     ] = 0.25,
-    register: Annotated[
-        bool, typer.Option(help="Register in MLflow and promote if better than the champion.")
-    ] = True,
+    register: Annotated[bool, typer.Option(help="Register in MLflow and promote if better than the champion.")] = True,
     tracking_uri: TrackingUri = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -165,16 +153,12 @@ def route(
     url: Url = None,
     model: ModelName = None,
     api_key_env: KeyVariable = None,
-    value: Annotated[
-        float | None, typer.Option(help="Value of a correct answer, in the unit of cost.")
-    ] = None,
+    value: Annotated[float | None, typer.Option(help="Value of a correct answer, in the unit of cost.")] = None,
     price_of_second: Annotated[float, typer.Option(help="What a second of waiting costs.")] = 0.0,
     max_cost: Annotated[float | None, typer.Option(help="No arm that is expected to cost more.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds that 95 of 100 answers must keep.")] = None,
     min_quality: Annotated[float | None, typer.Option(help="No arm that is expected to be worse.")] = None,
-    decide_only: Annotated[
-        bool, typer.Option("--decide-only", help="Print the decision, run nothing.")
-    ] = False,
+    decide_only: Annotated[bool, typer.Option("--decide-only", help="Print the decision, run nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Choose an arm for one prompt, say why, and run it."""
@@ -246,27 +230,21 @@ def config_() -> None:
     print(EXAMPLE, end="")
 
 
-def _config(
-    path: Path | None, *, url: str | None, model: str | None, api_key_env: str | None, required: bool = True
-):
+def _config(path: Path | None, *, url: str | None, model: str | None, api_key_env: str | None, required: bool = True):
     """The configuration from a file, or the one that a URL and a model name stand for."""
     from ..strategies.errors import ConfigError
     from .config import for_server, load_config
 
     if path is not None:
         if url or model:
-            raise ConfigError(
-                "give --config or --url and --model, not both: the file names its servers itself"
-            )
+            raise ConfigError("give --config or --url and --model, not both: the file names its servers itself")
         return load_config(path)
     if url and model:
         return for_server(url, model, api_key_env=api_key_env)
     if url or model:
         raise ConfigError("--url and --model belong together: give both, or --config with a file")
     if required:
-        raise ConfigError(
-            "no backend: give --url and --model, or --config with a file (see `howhard config`)"
-        )
+        raise ConfigError("no backend: give --url and --model, or --config with a file (see `howhard config`)")
     return None
 
 

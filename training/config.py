@@ -75,20 +75,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError("no arm is configured: add an [[arms]] table")
         for arm in self.arms:
             if arm.backend not in self.backends:
-                raise ValueError(
-                    f"arm {arm.name!r} wants backend {arm.backend!r}{nearest(arm.backend, self.backends)}"
-                )
+                raise ValueError(f"arm {arm.name!r} wants backend {arm.backend!r}{nearest(arm.backend, self.backends)}")
             verifier = getattr(arm.strategy, "verifier", None)
             if verifier is not None and verifier not in self.verifiers:
-                raise ValueError(
-                    f"arm {arm.name!r} wants verifier {verifier!r}{nearest(verifier, self.verifiers)}"
-                )
+                raise ValueError(f"arm {arm.name!r} wants verifier {verifier!r}{nearest(verifier, self.verifiers)}")
         names = [arm.name for arm in self.arms]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(
-                    f"two arms are called {name!r}: their settings must differ in what the name shows"
-                )
+                raise ValueError(f"two arms are called {name!r}: their settings must differ in what the name shows")
 
 
 def load_config(path: str | Path) -> Config:
@@ -100,9 +94,7 @@ def load_config(path: str | Path) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as exc:
-        raise ConfigError(
-            f"{path}: cannot be read ({exc.strerror}); give --config the path of a TOML file"
-        ) from exc
+        raise ConfigError(f"{path}: cannot be read ({exc.strerror}); give --config the path of a TOML file") from exc
     return parse_config(text, source=str(path))
 
 
