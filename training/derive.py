@@ -55,9 +55,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     0.9286
     """
     if not (1 <= k <= n and 0 <= correct <= n):
-        raise ValueError(
-            f"pass_at_k(n={n}, correct={correct}, k={k}): needs 1 <= k <= n and 0 <= correct <= n"
-        )
+        raise ValueError(f"pass_at_k(n={n}, correct={correct}, k={k}): needs 1 <= k <= n and 0 <= correct <= n")
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
@@ -206,29 +204,35 @@ class SampleSet:
         Raises TableError for a table without usable samples, for samples of one backend with two
         fingerprints, and for samples that were never graded.
         """
-        samples = samples[(samples["origin"] == "collect") & (samples["finish_reason"] != "error")]
+        usable = [
+            origin == "collect" and reason != "error"
+            for origin, reason in zip(samples["origin"].tolist(), samples["finish_reason"].tolist(), strict=True)
+        ]
+        samples = samples.iloc[[row for row, keep in enumerate(usable) if keep]]
         if samples.empty:
             raise TableError(
                 "samples: nothing to derive from: no row of origin 'collect' came to an end. Collect first."
             )
-        ungraded = samples["quality"].isna()
-        if ungraded.any():
-            first = samples[ungraded].iloc[0]
+        ids, backends = samples["prompt_id"].tolist(), samples["backend"].tolist()
+        ungraded = [i for i, quality in zip(ids, samples["quality"].tolist(), strict=True) if math.isnan(quality)]
+        if ungraded:
             raise TableError(
-                f"samples: column 'quality' is null for {int(ungraded.sum())} samples, the first of prompt "
-                f"{first['prompt_id']!r}. Give the prompts a grader and collect again."
+                f"samples: column 'quality' is null for {len(ungraded)} samples, the first of prompt "
+                f"{ungraded[0]!r}. Give the prompts a grader and collect again."
             )
-        for backend, prints in samples.groupby("backend")["fingerprint"].unique().items():
-            if len(prints) > 1:
+        prints: dict[str, set[str]] = {}
+        for backend, fingerprint in zip(backends, samples["fingerprint"].tolist(), strict=True):
+            prints.setdefault(backend, set()).add(fingerprint)
+        for backend, found in prints.items():
+            if len(found) > 1:
                 raise TableError(
-                    f"samples: backend {backend!r} has {len(prints)} fingerprints "
-                    f"({', '.join(sorted(prints))}): other weights or another template. "
-                    f"Collect into a log per fingerprint."
+                    f"samples: backend {backend!r} has {len(found)} fingerprints ({', '.join(sorted(found))}): "
+                    f"other weights or another template. Collect into a log per fingerprint."
                 )
-        self._blocks = {
-            (str(backend), str(params)): _blocks(rows)
-            for (backend, params), rows in samples.groupby(["backend", "params"], sort=True)
-        }
+        rows_of: dict[tuple[str, str], list[int]] = {}
+        for row, key in enumerate(zip(backends, samples["params"].tolist(), strict=True)):
+            rows_of.setdefault(key, []).append(row)
+        self._blocks = {key: _blocks(samples.iloc[rows]) for key, rows in sorted(rows_of.items())}
 
     def blocks(self, arm: ArmSpec) -> list[_Block]:
         """The samples that an arm would have drawn: of its backend, with its sampling parameters.
@@ -374,9 +378,7 @@ def coverage(samples: "pd.DataFrame | SampleSet", arm: ArmSpec, ks: Sequence[int
                 best = best_of_k(block.quality, block.quality, k)
                 rows.append(pd.DataFrame({"prompt_id": block.prompt_ids, "k": k, "quality": best}))
     if not rows:
-        raise TableError(
-            f"no prompt has {min(ks)} samples of {arm.backend!r}: collect more, or ask for a smaller k"
-        )
+        raise TableError(f"no prompt has {min(ks)} samples of {arm.backend!r}: collect more, or ask for a smaller k")
     return pd.concat(rows, ignore_index=True)
 
 
@@ -409,9 +411,7 @@ def _outcomes(
 ) -> pd.DataFrame:
     for prompt_id in block.prompt_ids:
         if prompt_id not in groups:
-            raise TableError(
-                f"samples: prompt {prompt_id!r} is not in the prompts table. Log its prompt too."
-            )
+            raise TableError(f"samples: prompt {prompt_id!r} is not in the prompts table. Log its prompt too.")
     selected = _select(block, arm, k, leaves) if leaves else _Selected.plain(block)
     return pd.DataFrame(
         {

@@ -87,19 +87,18 @@ class _Plain:
     needs_reference = True
 
     def grade(self, prompt: str, text: str, answer: str | None, reference: str | None) -> float:
+        """See Grader."""
         if answer is None:
             return 0.0
         if reference is None and self.needs_reference:
-            raise InputError(
-                f"grader {self.name!r} needs a reference, and the prompt {_cut(prompt)} has none"
-            )
+            raise InputError(f"grader {self.name!r} needs a reference, and the prompt {_cut(prompt)} has none")
         return float(self._judge(prompt, text, answer, reference or ""))
 
     def _judge(self, prompt: str, text: str, answer: str, reference: str) -> float:
         raise NotImplementedError
 
     def close(self) -> None:
-        return
+        """Nothing to end."""
 
 
 class Exact(_Plain):
@@ -124,9 +123,7 @@ class Numeric(_Plain):
     def _judge(self, prompt: str, text: str, answer: str, reference: str) -> float:
         right = _number(reference)
         if right is None:
-            raise InputError(
-                f"grader {self.name!r}: reference {reference!r} is not a number; use 'exact' for texts"
-            )
+            raise InputError(f"grader {self.name!r}: reference {reference!r} is not a number; use 'exact' for texts")
         given = _number(answer)
         return given is not None and abs(given - right) <= self.tolerance * max(1.0, abs(right))
 
@@ -142,9 +139,7 @@ class Checker(_Plain):
             verdict = check(prompt, text)
             if verdict is not None:
                 return verdict
-        raise InputError(
-            f"grader 'checker': no checker ({', '.join(CHECKERS)}) reads the prompt {_cut(prompt)}"
-        )
+        raise InputError(f"grader 'checker': no checker ({', '.join(CHECKERS)}) reads the prompt {_cut(prompt)}")
 
 
 class Imported(_Plain):
@@ -156,12 +151,11 @@ class Imported(_Plain):
         self.needs_reference = bool(getattr(self._function, "needs_reference", False))
 
     def grade(self, prompt: str, text: str, answer: str | None, reference: str | None) -> float:
+        """Call the function, and check what it returns; see Grader."""
         if answer is not None and not (reference is None and self.needs_reference):
             value = self._function(prompt=prompt, text=text, answer=answer, reference=reference)
             if not isinstance(value, (bool, int, float)) or not 0 <= value <= 1:
-                raise InputError(
-                    f"grader {self.name!r} returned {value!r}: it must return a number in [0, 1]"
-                )
+                raise InputError(f"grader {self.name!r} returned {value!r}: it must return a number in [0, 1]")
             return float(value)
         return super().grade(prompt, text, answer, reference)
 
@@ -238,9 +232,7 @@ class _Worker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _serve; _serve()"
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._process = process
         _read_line(process, 120.0)  # ready; importing is not on the clock of the first question
         return process
@@ -256,6 +248,7 @@ class _Worker:
                         pipe.close()
 
     def close(self) -> None:
+        """Kill the process."""
         with self._turn:
             self._kill()
 
@@ -332,18 +325,14 @@ def _tolerance(name: str, text: str) -> float:
     except ValueError:
         tolerance = math.nan
     if not 0 <= tolerance < math.inf:
-        raise InputError(
-            f"grader {name!r}: the tolerance {text!r} must be a number >= 0, as in 'numeric:0.01'"
-        )
+        raise InputError(f"grader {name!r}: the tolerance {text!r} must be a number >= 0, as in 'numeric:0.01'")
     return tolerance
 
 
 def _imported(path: str) -> Callable[..., Any]:
     module_name, _, attribute = path.partition(":")
     here = os.getcwd()
-    sys.path.insert(
-        0, here
-    )  # a command's own folder is not on the path, and that is where users keep graders
+    sys.path.insert(0, here)  # a command's own folder is not on the path, and that is where users keep graders
     try:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
