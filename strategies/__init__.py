@@ -1,0 +1,123 @@
+"""How compute is spent on one request: backends, verifiers, and the strategies that use them.
+
+    from howhard.strategies import BestOfN, Vote
+    from howhard.strategies.backends.local import LocalBackend      # needs PyTorch, so it is not imported
+    here
+
+    arm = BestOfN(n=8, verifier=Vote()).on(LocalBackend("small", "tiny-small", prices=prices))
+    result = await arm.run("Use 3, 5 and 7 to make 36.")
+
+Knows nothing of routing. The contracts are in `base.py`; `specs.py` describes all of it as data.
+"""
+
+from .answers import EXTRACTOR, canonical, extract, same
+from .base import (
+    Arm,
+    Backend,
+    Batch,
+    Bindable,
+    Budget,
+    Candidate,
+    Delta,
+    Generation,
+    Message,
+    Meter,
+    Prefix,
+    Prices,
+    Prompt,
+    Request,
+    Sample,
+    SamplingParams,
+    Strategy,
+    StrategyResult,
+    Trace,
+    Usage,
+    Verdicts,
+    Verifier,
+    as_messages,
+)
+from .best_of_n import BestOfN
+from .single import SinglePass, SingleStream
+from .specs import (
+    ArmSpec,
+    BackendSpec,
+    BestOfNSpec,
+    ExactCheckSpec,
+    FirstOfSpec,
+    LocalSpec,
+    PricesSpec,
+    RewardModelSpec,
+    SingleSpec,
+    StrategySpec,
+    TreeSearchSpec,
+    VerifierSpec,
+    VLLMSpec,
+    VoteSpec,
+    build_arms,
+    build_strategy,
+    open_backend,
+    open_backends,
+    open_verifiers,
+)
+from .tree_search import TreeSearch
+from .verifiers.exact import ExactCheck
+from .verifiers.first_of import FirstOf
+from .verifiers.reward_model import RewardModel
+from .verifiers.vote import Vote
+
+__all__ = [
+    "EXTRACTOR",
+    "Arm",
+    "ArmSpec",
+    "Backend",
+    "BackendSpec",
+    "Batch",
+    "BestOfN",
+    "BestOfNSpec",
+    "Bindable",
+    "Budget",
+    "Candidate",
+    "Delta",
+    "ExactCheck",
+    "ExactCheckSpec",
+    "FirstOf",
+    "FirstOfSpec",
+    "Generation",
+    "LocalSpec",
+    "Message",
+    "Meter",
+    "Prefix",
+    "Prices",
+    "PricesSpec",
+    "Prompt",
+    "Request",
+    "RewardModel",
+    "RewardModelSpec",
+    "Sample",
+    "SamplingParams",
+    "SinglePass",
+    "SingleSpec",
+    "SingleStream",
+    "Strategy",
+    "StrategyResult",
+    "StrategySpec",
+    "Trace",
+    "TreeSearch",
+    "TreeSearchSpec",
+    "Usage",
+    "VLLMSpec",
+    "Verdicts",
+    "Verifier",
+    "VerifierSpec",
+    "Vote",
+    "VoteSpec",
+    "as_messages",
+    "build_arms",
+    "build_strategy",
+    "canonical",
+    "extract",
+    "open_backend",
+    "open_backends",
+    "open_verifiers",
+    "same",
+]

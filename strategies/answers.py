@@ -1,7 +1,7 @@
 """Read the final answer out of a sample, and say when two answers are the same.
 
-Nothing here knows the right answer or runs a model: graders live in howhard.training.problems, checks of whole
-solutions in `verifiers/`. Rules change only together with `EXTRACTOR`, which travels into every logged sample.
+Nothing here knows the right answer or runs a model: graders live in howhard.training.problems, checks of
+whole solutions in `verifiers/`. Rules change only together with `EXTRACTOR`, which travels into every sample.
 """
 
 import re
@@ -62,16 +62,10 @@ def _unwrapped(answer: str) -> str:
     while True:
         bare = answer.removesuffix(".").rstrip() if not answer.endswith("..") else answer
         for opening, closing in _WRAPPERS:
-            if (
-                len(bare) > len(opening) + len(closing)
-                and bare.startswith(opening)
-                and bare.endswith(closing)
-            ):
+            if len(bare) > len(opening) + len(closing) and bare.startswith(opening) and bare.endswith(closing):
                 bare = bare[len(opening) : -len(closing)].strip()
                 break
-        if (
-            bare.endswith("**") and "**" not in bare[:-2]
-        ):  # "**Answer:** 7" or "**Answer: 7**", cut after the colon
+        if bare.endswith("**") and "**" not in bare[:-2]:  # "**Answer:** 7" or "**Answer: 7**", cut after the colon
             bare = bare[:-2].rstrip()
         if bare == answer:
             return answer
@@ -81,9 +75,9 @@ def _unwrapped(answer: str) -> str:
 def canonical(answer: str) -> str:
     r"""Return the form in which equal answers are equal strings.
 
-    Numbers lose thousands separators, leading and trailing zeros and a plus sign ("1,000" = "1000.0" = "+1000",
-    "-0" = "0"), exactly and at any length; a dollar sign before a number is dropped. All else is compared without
-    case, `$` signs, a trailing full stop, and differences in white space. Fractions and formulas are not computed.
+    Numbers lose thousands separators, leading and trailing zeros and a plus sign ("1,000" = "1000.0" =
+    "+1000", "-0" = "0"), exactly and at any length. All else is compared without case, `$` signs, a trailing
+    full stop, and differences in white space. Fractions and formulas are not computed.
     """
     text = _unwrapped(answer).replace("\u2212", "-").replace("\\$", "$").replace("$", "")
     text = " ".join(text.split()).casefold()

@@ -1,0 +1,586 @@
+"""Draw samples from an embedded model in this process: batched, reproducible, and stopped at any token.
+
+One thread per backend runs the model. Calls that arrive while it is busy wait, and are merged into its next
+batch (split at `max_batch` samples); a prefix that several samples share is read once. A batch is static:
+rows leave it as they end, and the next batch starts when it is empty. The model itself is in `llama.py`;
+nothing here knows of strategies or of what a text means.
+
+Needs the extra `local` (PyTorch, safetensors, tokenizers).
+"""
+
+import asyncio
+import atexit
+import hashlib
+import threading
+import time
+import weakref
+import zlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...models import path as shipped_path
+from ..base import (
+    Batch,
+    Delta,
+    FinishReason,
+    Generation,
+    Message,
+    Prefix,
+    Prices,
+    Sample,
+    SamplingParams,
+    Usage,
+)
+from ..errors import BackendError, ConfigError, InputError, PromptTooLong
+from .llama import load
+
+_FINGERPRINTED = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+_UNIFORMS = 64  # random numbers that a row draws ahead at a time
+_CROWDED = 0.75  # the rows left are moved together once at most this share of the seats is taken
+_LINGER_S = 2.0  # an idle engine thread waits this long for more work before it ends
+_FLUSH_S = 0.03  # streamed samples show new text at most this often
+
+
+def model_directory(model: str | Path) -> Path:
+    """Find a model directory: a path that holds a config.json, or the name of a model that ships.
+
+    Raises ConfigError when there is neither.
+    """
+    if (Path(model) / "config.json").is_file():
+        return Path(model)
+    try:
+        return shipped_path(str(model))
+    except FileNotFoundError as exc:
+        raise ConfigError(f"model={str(model)!r}: no directory there holds a config.json, and {exc}") from exc
+
+
+def fingerprint_of(directory: Path) -> str:
+    """Hash what decides a model's texts: configuration, weights, tokenizer and chat template."""
+    digest = hashlib.sha256()
+    for name in _FINGERPRINTED:
+        file = directory / name
+        if file.is_file():
+            digest.update(f"{name}\0{file.stat().st_size}\0".encode())
+            digest.update(file.read_bytes())
+    return f"sha256:{digest.hexdigest()[:32]}"
+
+
+class LocalBackend:
+    """An embedded model as a backend.
+
+    name, prices : see Backend.
+    model        : a directory in Hugging Face format, or the name of a model that ships ("tiny-small").
+    device       : a torch device.
+    max_batch    : most samples that are drawn together.
+
+    A seeded sample depends on its prefix, its seed and its settings alone, not on what else is in the batch.
+    (The batch's shape moves logits by about 1e-6; a draw that falls into such a gap is the one exception.)
+    What the model reads is the contents of the messages and one line break: the effect of the models' chat
+    template. `served` adds up what all calls have spent, to check accounts against.
+    """
+
+    def __init__(
+        self, name: str, model: str | Path, *, prices: Prices, device: str = "cpu", max_batch: int = 256
+    ) -> None:
+        if max_batch < 1:
+            raise ConfigError(f"max_batch={max_batch!r}: it must be at least 1")
+        directory = model_directory(model)
+        self.name = name
+        self.prices = prices
+        self.fingerprint = fingerprint_of(directory)
+        self._model, self._tokenizer = load(directory, device)
+        self.context: int | None = self._model.config.max_position_embeddings
+        self._decoder = _Decoder(self._tokenizer)
+        self._engine = _Engine(self._model, self._decoder, device, max_batch)
+        self._calls: list[_Call] = []
+        self._closed_usage = Usage()
+
+    @property
+    def running(self) -> int:
+        """Samples that are waiting or being drawn."""
+        return self._engine.pending
+
+    @property
+    def served(self) -> Usage:
+        """What all calls so far have spent."""
+        still_open = []
+        for call in self._calls:
+            if call.ended:
+                self._closed_usage += call.usage(self.prices)
+            else:
+                still_open.append(call)
+        self._calls = still_open
+        return sum((call.usage(self.prices) for call in still_open), self._closed_usage)
+
+    def count_tokens(self, prefix: Prefix) -> int:
+        """Count the tokens that a generation from this prefix would read."""
+        return len(self._encode(prefix))
+
+    def generate(self, prefixes: Sequence[Prefix], *, n: int, params: SamplingParams, apart: bool = False) -> Batch:
+        """Start n samples for each prefix; every sample can be cancelled alone, `apart` or not.
+
+        Raises PromptTooLong when a prefix and `max_tokens` do not fit the context together, InputError for
+        token ids that the model does not have, for no prefix, or for n < 1; BackendError once closed.
+        """
+        if n < 1 or not prefixes:
+            raise InputError(f"generate needs at least one prefix and n >= 1, got {len(prefixes)} and n={n}")
+        encoded = [self._encode(prefix) for prefix in prefixes]
+        for ids in encoded:
+            self._check_length(len(ids), params.max_tokens)
+        if self._engine.closed:
+            raise BackendError(f"backend {self.name!r} is closed: open a new one")
+        loop = asyncio.get_running_loop()
+        call = _Call(encoded, n)
+        rows = [[_Row(self._engine, call, which, i, loop, params) for i in range(n)] for which in range(len(encoded))]
+        self._calls.append(call)
+        if len(self._calls) > 64:
+            _ = self.served  # forgets the calls that have ended
+        self._engine.submit([row for of_prefix in rows for row in of_prefix])
+        return Batch([[row.sample for row in of_prefix] for of_prefix in rows], lambda: call.usage(self.prices))
+
+    async def close(self) -> None:
+        """Cancel what is running, end the engine's thread, and refuse further calls."""
+        await asyncio.to_thread(self._engine.close)
+
+    def _encode(self, prefix: Prefix) -> tuple[int, ...]:
+        if prefix.token_ids is not None:
+            size = self._model.config.vocab_size
+            if not prefix.token_ids or not all(0 <= i < size for i in prefix.token_ids):
+                raise InputError(f"token_ids must be a non-empty list of ids below {size}")
+            return prefix.token_ids
+        text = templated(prefix.messages) + prefix.answer
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _check_length(self, prompt: int, max_tokens: int) -> None:
+        if self.context is not None and prompt + max_tokens > self.context:
+            room = self.context - prompt
+            remedy = f"lower max_tokens to {room}" if room > 0 else "shorten the prompt"
+            raise PromptTooLong(
+                f"{self.name!r} holds {self.context} tokens, but the prompt has {prompt} and "
+                f"max_tokens={max_tokens} more were asked for: {remedy}"
+            )
+
+
+def templated(messages: Sequence[Message]) -> str:
+    """Write messages as the embedded models read them: their contents, then one line break."""
+    return "".join(m.content for m in messages) + "\n"
+
+
+# ── text out of tokens ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Decoder:
+    """Turns drawn tokens into text, knowing that a token's text depends on the tokens before it."""
+
+    context = 4  # tokens before the first drawn one that its text may depend on (a space, half a character)
+
+    def __init__(self, tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._alone: list[str] | None = None
+        self._enders: dict[tuple[str, ...], set[int] | None] = {}
+
+    def text(self, ids: Sequence[int], before: Sequence[int] = ()) -> str:
+        """Return the text of `ids` as it reads after `before`."""
+        whole = self._tokenizer.decode([*before, *ids])
+        return whole[len(self._tokenizer.decode(list(before))) :] if before else whole
+
+    def enders(self, stop: tuple[str, ...]) -> set[int] | None:
+        """Tokens that can complete one of the stop strings; None = any may.
+
+        Tokens decoded alone lose white space at their ends, so a stop string that ends in a space is looked
+        for at every token; so are tokens that hold half a character.
+        """
+        if stop not in self._enders:
+            found: set[int] | None = None
+            if not any(s[-1].isspace() and s[-1] != "\n" for s in stop):
+                if self._alone is None:
+                    size = self._tokenizer.get_vocab_size()
+                    self._alone = [self._tokenizer.decode([i]) for i in range(size)]
+                last = {s[-1] for s in stop} | {"\ufffd"}
+                found = {i for i, piece in enumerate(self._alone) if not last.isdisjoint(piece)}
+                if "\n" in last and not any("\n" in self._alone[i] for i in found):
+                    found = None
+            self._enders[stop] = found
+        return self._enders[stop]
+
+
+# ── one call, one sample ────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Call:
+    """The account of one generate call. Written by the engine's thread, read from anywhere."""
+
+    def __init__(self, encoded: list[tuple[int, ...]], n: int) -> None:
+        self.encoded = encoded
+        self.read = [False] * len(encoded)
+        self.drawn = 0
+        self.unfinished = n * len(encoded)
+        self.start = time.perf_counter()
+
+    @property
+    def ended(self) -> bool:
+        return self.unfinished == 0
+
+    def usage(self, prices: Prices) -> Usage:
+        prompt = sum(len(ids) for ids, read in zip(self.encoded, self.read, strict=True) if read)
+        cost = prices.cost(prompt=prompt, completion=self.drawn)
+        return Usage(prompt_tokens=prompt, completion_tokens=self.drawn, calls=1, cost=cost)
+
+
+class _StreamedSample(Sample):
+    """A sample that costs nothing to stream until somebody does."""
+
+    watched = False
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        """Yield the pieces as they arrive."""
+        self.watched = True
+        async for delta in super().__aiter__():
+            yield delta
+
+
+class _Row:
+    """One sample on its way through the engine."""
+
+    __slots__ = (
+        "before", "call", "cancelled", "ended", "enders", "engine", "ids", "logprobs", "loop",
+        "params", "rng", "sample", "sent", "which", "window",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        engine: "_Engine",
+        call: _Call,
+        which: int,
+        i: int,
+        loop: asyncio.AbstractEventLoop,
+        params: SamplingParams,
+    ) -> None:
+        prefix = call.encoded[which]
+        self.engine, self.call, self.which, self.loop, self.params = engine, call, which, loop, params
+        self.before = prefix[-_Decoder.context :]
+        self.rng: np.random.Generator | None = None
+        if params.seed is not None:  # the prefix takes part: equal seeds on two prefixes draw apart
+            entropy = [(params.seed + i) % 2**64, zlib.crc32(np.asarray(prefix, dtype="<i8").tobytes())]
+            self.rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+        self.enders = engine.decoder.enders(params.stop) if params.stop else frozenset()
+        self.window = max(map(len, params.stop), default=0) + _Decoder.context
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.sent = 0
+        self.cancelled = False
+        self.ended = False
+        self.sample = _StreamedSample(self.cancel)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self.engine.wake(self)
+
+    def draw_ahead(self, shared: np.random.Generator) -> np.ndarray:
+        return (self.rng or shared).random(_UNIFORMS)
+
+    def ending(self, token: int, eos: int) -> tuple[FinishReason, str | None] | None:
+        """Say why the sample ends at `token`, its last one, and at which stop string; None = it goes on."""
+        if token == eos:
+            return "stop", None
+        if self.params.stop and (self.enders is None or token in self.enders):
+            tail = self._tail()
+            if any(s in tail for s in self.params.stop):
+                text = self.text
+                found = [s for s in self.params.stop if s in text]
+                if found:
+                    return "stop", min(found, key=text.index)
+        return ("length", None) if len(self.ids) >= self.params.max_tokens else None
+
+    def _tail(self) -> str:
+        if len(self.ids) > self.window:
+            return self.engine.decoder.text(self.ids[-self.window :])
+        return self.text
+
+    @property
+    def text(self) -> str:
+        """All that was drawn, as text."""
+        return self.engine.decoder.text(self.ids, self.before)
+
+    def fresh(self) -> str:
+        """Text that was not streamed yet and that no later token can change or take away."""
+        text = self.text
+        safe = len(text)
+        if text.endswith("\ufffd"):  # half a character
+            safe = len(text.rstrip("\ufffd"))
+        if not self.params.keep_stop:
+            held = [k for s in self.params.stop for k in range(1, len(s)) if text.endswith(s[:k])]
+            safe = min(safe, len(text) - max(held, default=0))
+        piece = text[self.sent : safe]
+        self.sent = max(self.sent, safe)
+        return piece
+
+    def generation(self, reason: FinishReason, stop_text: str | None, error: str | None = None) -> Generation:
+        text = self.text
+        if stop_text is not None:
+            text = text[: text.index(stop_text) + (len(stop_text) if self.params.keep_stop else 0)]
+        prompt_ids = self.call.encoded[self.which]
+        return Generation(
+            text=text,
+            finish_reason=reason,
+            completion_tokens=len(self.ids),
+            prompt_tokens=len(prompt_ids),
+            stop_text=stop_text,
+            token_ids=tuple(self.ids),
+            prompt_token_ids=prompt_ids,
+            logprobs=tuple(self.logprobs) if self.params.logprobs else None,
+            seconds=time.perf_counter() - self.call.start,
+            error=error,
+        )
+
+
+_End = tuple[_Row, FinishReason, str | None, str | None]
+"""A row, why it ends, the stop string that ended it, and what went wrong."""
+
+
+# ── the engine ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Engine:
+    """Runs the model in one thread, batch after batch, for as long as rows are waiting."""
+
+    def __init__(self, model, decoder: _Decoder, device: str, max_batch: int) -> None:
+        self.model, self.decoder, self.device, self.max_batch = model, decoder, device, max_batch
+        self.closed = False
+        self._waiting: deque[_Row] = deque()
+        self._running = 0
+        self._thread: threading.Thread | None = None
+        self._condition = threading.Condition()
+        self._shared = np.random.default_rng()
+        atexit.register(_close_if_alive, weakref.ref(self))
+
+    @property
+    def pending(self) -> int:
+        with self._condition:
+            return len(self._waiting) + self._running
+
+    def submit(self, rows: list[_Row]) -> None:
+        with self._condition:
+            self._waiting.extend(rows)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="howhard-local-engine", daemon=True)
+                self._thread.start()
+            self._condition.notify_all()
+
+    def wake(self, row: _Row) -> None:
+        """End a cancelled row here and now if it is still waiting; a running one ends at its next token."""
+        with self._condition:
+            try:
+                self._waiting.remove(row)
+            except ValueError:
+                return
+        _deliver([_ended(row, "cancelled", None)])
+
+    def close(self) -> None:
+        with self._condition:
+            self.closed = True
+            thread = self._thread
+            self._condition.notify_all()
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        while rows := self._next_batch():
+            try:
+                with torch.inference_mode():
+                    self._draw(rows)
+            except Exception as exc:
+                # Whatever went wrong in here ends this batch's samples, and no others.
+                self._finish([(row, "error", None, f"{type(exc).__name__}: {exc}") for row in rows])
+            with self._condition:
+                self._running = 0
+
+    def _next_batch(self) -> list[_Row]:
+        with self._condition:
+            if not self._waiting and not self.closed:
+                self._condition.wait(_LINGER_S)
+            if self.closed:
+                dropped, self._waiting = list(self._waiting), deque()
+            elif self._waiting:
+                size = min(self.max_batch, len(self._waiting))
+                self._running = size
+                return [self._waiting.popleft() for _ in range(size)]
+            else:
+                dropped = []
+            self._thread = None
+        self._finish([(row, "cancelled", None, None) for row in dropped])
+        return []
+
+    def _draw(self, batch: list[_Row]) -> None:
+        rows = [row for row in batch if not row.cancelled]
+        self._finish([(row, "cancelled", None, None) for row in batch if row.cancelled])
+        if not rows:
+            return
+        distinct: dict[tuple[int, ...], int] = {}
+        where = [distinct.setdefault(row.call.encoded[row.which], len(distinct)) for row in rows]
+        order = sorted(range(len(rows)), key=where.__getitem__)
+        rows = [rows[i] for i in order]
+        counts = np.bincount(where, minlength=len(distinct)).tolist()
+        longest = max(row.params.max_tokens for row in rows)
+        state = self.model.prefill(list(distinct), reserve=min(longest, 256)).expand(counts)
+        for row in rows:
+            row.call.read[row.which] = True
+
+        eos, context = self.model.config.eos_token_id, self.model.config.max_position_embeddings
+        seats: list[_Row | None] = list(rows)  # None: the row has ended, its seat is still computed
+        temperature = np.array([row.params.temperature for row in rows])
+        top_p = np.array([row.params.top_p for row in rows])
+        uniforms = np.empty((0, 0))
+        logits, step, flushed, room = state.logits, 0, time.perf_counter(), context
+        while True:
+            if step % _UNIFORMS == 0:
+                nothing = np.zeros(_UNIFORMS)
+                uniforms = np.stack([nothing if row is None else row.draw_ahead(self._shared) for row in seats])
+            tokens, logprobs = choose(logits.float().cpu().numpy(), temperature, top_p, uniforms[:, step % _UNIFORMS])
+            step, room = step + 1, room - 1
+            ended: list[_End] = []
+            for seat, (row, token, logprob) in enumerate(zip(seats, tokens.tolist(), logprobs.tolist(), strict=True)):
+                if row is None:
+                    continue
+                end = self._place(row, token, logprob, eos)
+                if end is not None:
+                    ended.append(end)
+                    seats[seat] = None
+                    room = min(room, context - len(row.call.encoded[row.which]) - len(row.ids))
+            if ended:
+                self._finish(ended)
+            alive = [seat for seat, row in enumerate(seats) if row is not None]
+            if not alive:
+                return
+            # Moving the others together copies the cache, which takes as long as a step: not for every
+            # single end. A seat must not outgrow the context, so in time its row's end counts however few
+            # there are.
+            if len(alive) <= _CROWDED * len(seats) or (room <= 0 and len(alive) < len(seats)):
+                seats = [seats[seat] for seat in alive]
+                tokens, uniforms = tokens[alive], uniforms[alive]
+                temperature, top_p = temperature[alive], top_p[alive]
+                state.keep(alive)
+                room = context
+            now = time.perf_counter()
+            if now - flushed > _FLUSH_S:
+                flushed = now
+                self._stream([row for row in seats if row is not None])
+            logits = self.model.step(state, torch.from_numpy(np.maximum(tokens, 0)).to(self.device))
+
+    def _place(self, row: _Row, token: int, logprob: float, eos: int) -> _End | None:
+        """Give a row its next token; return how it ends, None if it goes on."""
+        if row.cancelled or self.closed:
+            return row, "cancelled", None, None
+        if token < 0:
+            return row, "error", None, "the model returned logits that are not finite"
+        row.ids.append(token)
+        row.logprobs.append(logprob)
+        row.call.drawn += 1
+        ending = row.ending(token, eos)
+        return None if ending is None else (row, *ending, None)
+
+    def _stream(self, rows: list[_Row]) -> None:
+        events = [
+            (row, lambda r=row, p=piece: r.sample.feed(Delta(p)))
+            for row in rows
+            if row.sample.watched and (piece := row.fresh())
+        ]
+        _deliver(events)
+
+    def _finish(self, ended: Sequence[_End]) -> None:
+        ended = [end for end in ended if not end[0].ended]
+        if ended:
+            with self._condition:
+                self._running = max(0, self._running - len(ended))
+            _deliver([_ended(*end) for end in ended])
+
+
+def _ended(
+    row: _Row, reason: FinishReason, stop_text: str | None, error: str | None = None
+) -> tuple[_Row, Callable[[], None]]:
+    generation = row.generation(reason, stop_text, error)
+    rest = generation.text[row.sent :]
+    row.ended = True
+    row.call.unfinished -= 1
+
+    def finish() -> None:
+        if rest and not row.sample.done:
+            row.sample.feed(Delta(rest))
+        row.sample.finish(generation)
+
+    return row, finish
+
+
+def _deliver(events: Sequence[tuple[_Row, Callable[[], None]]]) -> None:
+    """Run each event in its row's event loop, one wake-up per loop; rows of a closed loop are cancelled."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Row, Callable[[], None]]]] = {}
+    for row, event in events:
+        by_loop.setdefault(row.loop, []).append((row, event))
+    for loop, own in by_loop.items():
+
+        def all_of(own: list[tuple[_Row, Callable[[], None]]] = own) -> None:
+            for _, event in own:
+                event()
+
+        try:
+            loop.call_soon_threadsafe(all_of)
+        except RuntimeError:  # the loop is closed: nobody is left to read these samples
+            for row, _ in own:
+                row.cancelled = True
+
+
+def _close_if_alive(engine: "weakref.ref[_Engine]") -> None:
+    alive = engine()
+    if alive is not None:
+        alive.close()
+
+
+def choose(
+    logits: np.ndarray, temperature: np.ndarray, top_p: np.ndarray, uniform: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one token per row by inverting the cumulative distribution, in double precision.
+
+    logits : (rows, vocabulary). temperature, top_p, uniform : (rows,); uniform in [0, 1). Temperature 0
+             takes the largest logit. top_p keeps the fewest most likely tokens (after the temperature) that
+             reach that probability. Returns ids (rows,), -1 where a row's logits are not finite, and their
+             natural log-probabilities at temperature 1 and top_p 1 (rows,).
+    """
+    x = logits.astype(np.float64)
+    x -= x.max(axis=1, keepdims=True)
+    plain = np.exp(x)
+    total = plain.sum(axis=1)
+    greedy = temperature == 0
+    weights = plain
+    if not np.all(greedy | (temperature == 1)):
+        weights = np.exp(x / np.where(greedy, 1.0, temperature)[:, None])
+    cut = np.flatnonzero((top_p < 1) & ~greedy)
+    if cut.size:
+        weights = weights.copy()
+        weights[cut] = _nucleus(weights[cut], top_p[cut])
+    cumulative = np.cumsum(weights, axis=1)
+    ids = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(axis=1)
+    largest = x.argmax(axis=1)
+    ids = np.where(greedy | (ids >= x.shape[1]), largest, ids)
+    rows = np.arange(len(ids))
+    logprobs = x[rows, ids] - np.log(total)
+    return np.where(np.isfinite(total), ids, -1), logprobs
+
+
+def _nucleus(weights: np.ndarray, top_p: np.ndarray) -> np.ndarray:
+    order = np.argsort(-weights, axis=1, kind="stable")
+    ranked = np.take_along_axis(weights, order, axis=1)
+    reached = np.cumsum(ranked, axis=1) - ranked  # what the more likely tokens hold together
+    ranked[reached >= top_p[:, None] * ranked.sum(axis=1, keepdims=True)] = 0.0
+    kept = np.zeros_like(weights)
+    np.put_along_axis(kept, order, ranked, axis=1)
+    return kept

@@ -1,0 +1,327 @@
+"""What every strategy needs for one run: draw within the budget, have texts judged, keep the books.
+
+A strategy holds settings; a Run holds the state of one request. Nothing here decides how compute is spent.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from .answers import extract
+from .base import (
+    Backend,
+    Batch,
+    Budget,
+    Candidate,
+    Generation,
+    Meter,
+    Prefix,
+    Prices,
+    Request,
+    SamplingParams,
+    StrategyResult,
+    Trace,
+    Usage,
+    Verdicts,
+    Verifier,
+)
+from .errors import BackendError, HowhardError, InputError, VerifierError
+
+_TEMPLATE_TOKENS = 64  # most tokens that a chat template is taken to add where the backend can't count them
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """What a backend may offer beside Backend: the exact length of a prefix, without I/O."""
+
+    def count_tokens(self, prefix: Prefix) -> int:
+        """Count the tokens that a generation from this prefix would read."""
+        ...
+
+
+def most_tokens(backend: Backend, prefix: Prefix) -> int:
+    """Bound the tokens of a prefix from above: exact where the backend counts or made them.
+
+    Elsewhere one token per byte of UTF-8, which no tokenizer in use exceeds, and 64 for the chat template.
+    """
+    if prefix.token_ids is not None:
+        return len(prefix.token_ids)
+    if isinstance(backend, CountsTokens):
+        return backend.count_tokens(prefix)
+    texts = [*(m.content for m in prefix.messages), prefix.answer]
+    return _TEMPLATE_TOKENS + sum(len(text.encode()) for text in texts)
+
+
+def reading_prices(verifier: Verifier) -> Prices | None:
+    """What a verifier pays for the tokens that it reads: its `prices`; None where it reads none."""
+    return getattr(verifier, "prices", None)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One `generate` call to be made: n samples for each prefix."""
+
+    prefixes: Sequence[Prefix]
+    n: int
+    params: SamplingParams
+
+
+class Run:
+    """One request being answered: its books, its deadline, its trace. One per run, never shared."""
+
+    def __init__(
+        self, request: Request, backend: Backend, budget: Budget | None = None, trace: Trace | None = None
+    ) -> None:
+        self.request = request
+        self.backend = backend
+        self.meter = Meter(budget)
+        self.out_of_time = False
+        self._trace = trace
+
+    # ── the budget ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def allows(self, *, prompt: int, completion: int, judged: int = 0, verifier: Verifier | None = None) -> bool:
+        """Whether the budget holds a call of at most so many prompt and completion tokens, with no token
+        cached.
+
+        judged : tokens that `verifier` would then read, at its price.
+        """
+        cost = self.backend.prices.cost(prompt=prompt, completion=completion)
+        prices = reading_prices(verifier) if verifier is not None else None
+        if prices is None:
+            judged = 0
+        else:
+            cost += prices.cost(prompt=judged, completion=0)
+        return self.meter.allows(tokens=prompt + completion + judged, cost=cost)
+
+    def most_completion(self, prefix: Prefix, most: int) -> int:
+        """Return how many tokens, at most `most`, the budget lets one more sample of `prefix` draw; 0 = none.
+
+        Bisection: what fits is monotone in the number of tokens.
+        """
+        prompt = most_tokens(self.backend, prefix)
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.allows(prompt=prompt, completion=middle):
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def at_least_one(self, prefix: Prefix, most: int) -> int:
+        """Like `most_completion`, but InputError where the budget does not hold one single token."""
+        fits = self.most_completion(prefix, most)
+        if fits < 1:
+            prompt = most_tokens(self.backend, prefix)
+            cost = self.backend.prices.cost(prompt=prompt, completion=1)
+            raise InputError(
+                f"{self.budget_words} does not hold one token of {self.backend.name!r}: the prompt alone takes "
+                f"up to {prompt} tokens, with one token drawn the call costs {cost:.4g}; raise the budget or "
+                "shorten the prompt"
+            )
+        return fits
+
+    @property
+    def budget_words(self) -> str:
+        """The budget for people: "the budget of 400 tokens"."""
+        b = self.meter.budget
+        limits = (
+            (b.tokens, f"{b.tokens} tokens"),
+            (b.cost, f"cost {b.cost:g}" if b.cost is not None else ""),
+            (b.seconds, f"{b.seconds:g} s" if b.seconds is not None else ""),
+        )
+        return "the budget of " + (" and ".join(words for limit, words in limits if limit is not None) or "no limit")
+
+    def _seconds_left(self) -> float | None:
+        seconds = self.meter.budget.seconds
+        return None if seconds is None else max(0.0, seconds - self.meter.seconds)
+
+    # ── drawing and judging ─────────────────────────────────────────────────────────────────────────────────
+
+    async def draw(self, calls: Sequence[Call]) -> list[list[list[Generation]]]:
+        """Make the calls at once and wait for all samples: `[call][prefix][sample]`.
+
+        When the budget's time is over, samples that still run are cancelled and returned as far as they came.
+        When the caller is cancelled, so are all samples.
+        """
+        batches: list[Batch] = []
+        try:
+            for call in calls:
+                batch = self.backend.generate(call.prefixes, n=call.n, params=call.params)
+                batches.append(batch)
+        except BaseException:
+            _cancel(batches)
+            for batch in batches:
+                self.meter.book(batch.usage)
+            raise
+        return await self.collect(batches)
+
+    async def collect(self, batches: Sequence[Batch]) -> list[list[list[Generation]]]:
+        """Wait for batches under way, and book them; see `draw`."""
+        release = self.arm(batches)
+        try:
+            generations = [await batch.all() for batch in batches]
+        except BaseException:
+            _cancel(batches)
+            raise
+        finally:
+            release()
+            for batch in batches:
+                self.meter.book(batch.usage)
+        return generations
+
+    def arm(self, batches: Sequence[Batch]) -> Callable[[], None]:
+        """Have batches cancelled when the budget's time is over; returns what calls this off."""
+        left = self._seconds_left()
+        if left is None:
+            return lambda: None
+
+        def expire() -> None:
+            self.out_of_time = True
+            _cancel(batches)
+
+        return asyncio.get_running_loop().call_later(left, expire).cancel
+
+    async def judge(self, verifier: Verifier, texts: Sequence[str], *, partial: bool = False) -> Verdicts:
+        """Have texts judged and book it. Out of time, every text stays unjudged.
+
+        Raises VerifierError, see `judged`.
+        """
+        nothing = Verdicts((None,) * len(texts))
+        left = self._seconds_left()
+        if not texts or left == 0:
+            self.out_of_time = self.out_of_time or left == 0
+            return nothing
+        try:
+            async with asyncio.timeout(left):
+                verdicts = await judged(verifier, self.request, texts, partial=partial)
+        except TimeoutError:
+            self.out_of_time = True
+            return nothing
+        self.meter.book(verdicts.usage)
+        return verdicts
+
+    # ── telling ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def trace(self, event: str, **fields: object) -> None:
+        """Tell whoever traces this run."""
+        if self._trace is not None:
+            self._trace(event, fields)
+
+    def result(self, candidates: Sequence[Candidate], best: Candidate | None, stopped_because: str) -> StrategyResult:
+        """Close the run: trace every candidate, and answer with the best one.
+
+        Where no candidate is complete there is no answer, and the text is the best one's all the same.
+        Raises BackendError, or what the backend said more precisely, where every sample failed.
+        """
+        failed = [c for c in candidates if c.generation.finish_reason == "error"]
+        if failed and len(failed) == len(candidates):
+            raise _nothing_left(self.backend.name, [c.generation for c in failed])
+        for index, c in enumerate(candidates):
+            self.trace(
+                "sample",
+                index=index,
+                text=c.text,
+                answer=c.answer,
+                score=c.score,
+                steps=c.steps,
+                finish_reason=c.generation.finish_reason,
+                completion_tokens=c.generation.completion_tokens,
+                error=c.generation.error,
+                chosen=c is best,
+            )
+        reasons = [stopped_because]
+        if failed:
+            reasons.append(f"{len(failed)} of {len(candidates)} failed: {failed[0].generation.error}")
+        if best is None or best.answer is None:
+            reasons.append("no sample was complete")
+        return StrategyResult(
+            answer=best.answer if best is not None else None,
+            text=best.text if best is not None else "",
+            reasoning=best.generation.reasoning if best is not None else "",
+            candidates=tuple(candidates),
+            usage=self.meter.usage,
+            seconds=self.meter.seconds,
+            stopped_because="; ".join(reasons),
+        )
+
+
+def _nothing_left(backend: str, failed: Sequence[Generation]) -> HowhardError:
+    """Make the error for a run whose every sample failed: of the kind of the first one's cause."""
+    first = failed[0]
+    which = "the only sample" if len(failed) == 1 else f"all {len(failed)} samples"
+    error = f"{which} of {backend!r} failed: {first.error}"
+    if first.cause is None:
+        return BackendError(error)
+    failure = type(first.cause)(error)
+    failure.__cause__ = first.cause
+    return failure
+
+
+def _cancel(batches: Sequence[Batch]) -> None:
+    for batch in batches:
+        batch.cancel()
+
+
+def candidate(
+    generation: Generation,
+    *,
+    text: str | None = None,
+    score: float | None = None,
+    steps: tuple[float, ...] | None = None,
+) -> Candidate:
+    """Make a candidate of a sample; only a complete one has an answer. `text` replaces the sample's own."""
+    text = generation.text if text is None else text
+    answer = extract(text) if generation.complete else None
+    return Candidate(text=text, answer=answer, generation=generation, score=score, steps=steps)
+
+
+def best_of(candidates: Sequence[Candidate]) -> Candidate | None:
+    """Return the complete candidate with the highest score; ties go to the one launched first.
+
+    A complete candidate without a score comes after all that have one. Where none is complete: the first
+    that did not fail, None where all did.
+    """
+    complete = [c for c in candidates if c.generation.complete]
+    if complete:
+        return max(complete, key=lambda c: -math.inf if c.score is None else c.score)
+    return next((c for c in candidates if c.generation.finish_reason != "error"), None)
+
+
+async def judged(verifier: Verifier, request: Request, texts: Sequence[str], *, partial: bool = False) -> Verdicts:
+    """Have texts judged, and check what comes back before anything is ranked by it.
+
+    Raises VerifierError where the verifier raises, where it returns another number of scores or steps than
+    there are texts, or a score that is NaN or outside [0, 1].
+    """
+    try:
+        verdicts = await verifier.score(request, texts, partial=partial)
+    except HowhardError:
+        raise
+    except Exception as exc:
+        raise VerifierError(f"verifier {verifier.name!r} raised {type(exc).__name__}: {exc}") from exc
+    if not isinstance(verdicts, Verdicts) or not isinstance(verdicts.usage, Usage):
+        raise VerifierError(f"verifier {verifier.name!r} returned {type(verdicts).__name__}, not Verdicts")
+    steps = verdicts.steps if verdicts.steps is not None else (None,) * len(texts)
+    if len(verdicts.scores) != len(texts) or len(steps) != len(texts):
+        raise VerifierError(
+            f"verifier {verifier.name!r} returned {len(verdicts.scores)} scores and {len(steps)} step lists "
+            f"for {len(texts)} texts"
+        )
+    for i, (score, own_steps) in enumerate(zip(verdicts.scores, steps, strict=True)):
+        for value in (score, *(own_steps or ())):
+            if value is not None and not _is_score(value):
+                raise VerifierError(
+                    f"verifier {verifier.name!r} gave text {i} the score {value!r}: it must lie in [0, 1]"
+                )
+    return verdicts
+
+
+def _is_score(value: object) -> bool:
+    try:
+        return 0.0 <= value <= 1.0  # type: ignore[operator]  # False for NaN
+    except TypeError:
+        return False

@@ -1,0 +1,348 @@
+"""One contract that every strategy keeps on every backend, and what is needed to check it.
+
+    @pytest.mark.parametrize("check", CONTRACT, ids=lambda c: c.__name__)
+    def test_contract(check, strategy, backend):
+        asyncio.run(check(Subject(strategy, backend, prompts=("1 + 2", "3 + 4"))))
+
+Each check is a coroutine that raises AssertionError. `ScriptedBackend` is a small honest fake for faults and
+exact texts; `FailingOn` makes chosen samples of any backend fail. For tests of this and of other packages.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from .base import (
+    Backend,
+    Batch,
+    Budget,
+    Delta,
+    FinishReason,
+    Generation,
+    Prefix,
+    Prices,
+    Request,
+    Sample,
+    SamplingParams,
+    Strategy,
+    StrategyResult,
+    Usage,
+)
+from .errors import BackendError, InputError, PromptTooLong
+
+
+# ── fakes ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ScriptedBackend:
+    """Writes prepared solutions, a token per character, and counts what it served.
+
+    script : what is written: `script(prompt)` gives the whole solutions to choose from. Sample i (its seed,
+             if it
+             has one) takes the one at that place among those that begin with the answer so far, going round.
+    fails  : `fails(prefix, i)`: such a sample fails after its first token.
+    held   : set it to let samples go on after their first token.
+    """
+
+    def __init__(
+        self,
+        script: Callable[[str], Sequence[str]],
+        *,
+        name: str = "scripted",
+        prices: Prices | None = None,
+        context: int | None = None,
+        fails: Callable[[Prefix, int], bool] = lambda prefix, i: False,
+    ) -> None:
+        self.name = name
+        self.prices = prices or Prices(prompt=1.0, completion=2.0)
+        self.fingerprint = "scripted"
+        self.context = context
+        self.served = Usage()
+        self.running = 0
+        self.calls: list[tuple[tuple[Prefix, ...], int, SamplingParams]] = []
+        self.held: asyncio.Event | None = None
+        self._script, self._fails = script, fails
+
+    def count_tokens(self, prefix: Prefix) -> int:
+        """One per character of prompt and answer."""
+        return len(Request(prefix.messages).text) + len(prefix.answer)
+
+    def generate(self, prefixes: Sequence[Prefix], *, n: int, params: SamplingParams, apart: bool = False) -> Batch:
+        """See Backend."""
+        self.calls.append((tuple(prefixes), n, params))
+        for prefix in prefixes:
+            if self.context is not None and self.count_tokens(prefix) + params.max_tokens > self.context:
+                raise PromptTooLong(f"{self.name} holds {self.context} tokens")
+        usage = [Usage(calls=1)]
+
+        def book(*, prompt: int = 0, drawn: int = 0) -> None:
+            cost = self.prices.cost(prompt=prompt, completion=drawn)
+            more = Usage(prompt_tokens=prompt, completion_tokens=drawn, cost=cost)
+            usage[0] += more
+            self.served += more
+
+        self.served += usage[0]
+        rows = []
+        for prefix in prefixes:
+            book(prompt=self.count_tokens(prefix))
+            rows.append([self._start(prefix, i, params, book) for i in range(n)])
+        return Batch(rows, lambda: usage[0])
+
+    def _start(self, prefix: Prefix, i: int, params: SamplingParams, book: Callable[..., None]) -> Sample:
+        task: asyncio.Task[None]
+        sample = Sample(lambda: task.cancel())
+        task = asyncio.get_running_loop().create_task(self._write(sample, prefix, i, params, book))
+        task.add_done_callback(lambda _: sample.finish(self._generation(prefix, "", "cancelled")))
+        return sample
+
+    async def _write(
+        self, sample: Sample, prefix: Prefix, i: int, params: SamplingParams, book: Callable[..., None]
+    ) -> None:
+        whole = [s for s in self._script(Request(prefix.messages).text) if s.startswith(prefix.answer)]
+        place = i if params.seed is None else params.seed + i
+        rest = whole[place % len(whole)][len(prefix.answer) :] if whole else ""
+        text, reason, stop, error = "", "stop", None, None
+        self.running += 1
+        try:
+            for token in [*rest, ""]:  # "" is the end token
+                await asyncio.sleep(0)
+                book(drawn=1)
+                text += token
+                sample.feed(Delta(token))
+                if self._fails(prefix, i):
+                    reason, error = "error", "scripted failure"
+                    break
+                stop = next((s for s in params.stop if text.endswith(s)), None)
+                if stop is not None:
+                    text = text if params.keep_stop else text.removesuffix(stop)
+                    break
+                if len(text) >= params.max_tokens and token:
+                    reason = "length"
+                    break
+                if self.held is not None:
+                    await self.held.wait()
+        except asyncio.CancelledError:
+            reason = "cancelled"
+        finally:
+            self.running -= 1
+        sample.finish(self._generation(prefix, text, reason, stop, error))
+
+    def _generation(
+        self, prefix: Prefix, text: str, reason: str, stop: str | None = None, error: str | None = None
+    ) -> Generation:
+        ended: FinishReason = reason  # type: ignore[assignment]
+        ending = int(ended == "stop" and stop is None)  # the end token is drawn too
+        return Generation(
+            text=text,
+            finish_reason=ended,
+            completion_tokens=len(text) + ending,
+            prompt_tokens=self.count_tokens(prefix),
+            stop_text=stop,
+            error=error,
+        )
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
+class FailingOn:
+    """Another backend, of which the samples at some places of every call fail, after they have been drawn."""
+
+    def __init__(self, backend: Backend, places: Collection[int]) -> None:
+        self.backend, self.places = backend, places
+        self.name, self.prices = backend.name, backend.prices
+        self.fingerprint, self.context = backend.fingerprint, backend.context
+
+    def generate(self, prefixes: Sequence[Prefix], *, n: int, params: SamplingParams, apart: bool = False) -> Batch:
+        """See Backend."""
+        batch = self.backend.generate(prefixes, n=n, params=params, apart=apart)
+        for row in batch.samples:
+            for place in self.places:
+                if place < len(row):
+                    row[place] = _Failing(row[place])
+        return batch
+
+    async def close(self) -> None:
+        """Leave it to the owner of the other backend."""
+
+
+class _Failing(Sample):
+    def __init__(self, sample: Sample) -> None:
+        super().__init__(sample.cancel)
+        self._sample = sample
+
+    async def result(self) -> Generation:
+        drawn = await self._sample.result()
+        return dataclasses.replace(drawn, finish_reason="error", stop_text=None, error="failed on purpose")
+
+
+# ── the contract ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A strategy on a backend, to be checked.
+
+    prompts     : two prompts or more, all different.
+    served      : completion tokens that the backend has drawn since it was opened, of all calls.
+    running     : samples that the backend is drawing or will draw.
+    same_seed   : whether the backend repeats a seeded sample.
+    independent : whether it does so whatever else it is drawing.
+    """
+
+    strategy: Strategy
+    backend: Backend
+    prompts: Sequence[str]
+    served: Callable[[], Awaitable[int]]
+    running: Callable[[], Awaitable[int]]
+    same_seed: bool = True
+    independent: bool = True
+
+    async def run(self, prompt: str, budget: Budget | None = None) -> StrategyResult:
+        """Run the strategy on a prompt."""
+        return await self.strategy.run(Request.of(prompt), self.backend, budget=budget)
+
+
+Check = Callable[[Subject], Awaitable[None]]
+
+
+async def usage_is_what_the_backend_served(subject: Subject) -> None:
+    """Every token drawn is booked, the losers' too, and the cost is the price of what was booked."""
+    before = await subject.served()
+    result = await subject.run(subject.prompts[0])
+    usage = result.usage
+    assert usage.completion_tokens == await subject.served() - before
+    assert usage.calls >= 1
+    assert usage.prompt_tokens >= result.candidates[0].generation.prompt_tokens > 0
+    generated = subject.backend.prices.cost(
+        prompt=usage.prompt_tokens, completion=usage.completion_tokens, cached=usage.cached_tokens
+    )
+    assert usage.cost >= generated - 1e-9
+    if usage.verifier_tokens == 0:
+        assert abs(usage.cost - generated) < 1e-9
+    assert sum(c.generation.completion_tokens for c in result.candidates) > 0
+
+
+async def a_token_budget_holds(subject: Subject) -> None:
+    """No budget is exceeded, however small; one that does not hold a single token is refused."""
+    free = (await subject.run(subject.prompts[0])).usage.total_tokens
+    for tokens in sorted({1, 2, free // 8, free // 4, free // 2, free - 1, free, 2 * free, 20 * free} - {0}):
+        try:
+            result = await subject.run(subject.prompts[0], Budget(tokens=tokens))
+        except InputError as exc:
+            assert f"{tokens} tokens" in str(exc)
+        else:
+            assert 0 < result.usage.total_tokens <= tokens
+            assert result.stopped_because
+
+
+async def a_cost_budget_holds(subject: Subject) -> None:
+    """As with tokens."""
+    free = (await subject.run(subject.prompts[0])).usage.cost
+    for share in (0.01, 0.3, 0.6, 0.99, 1.0, 3.0):
+        try:
+            result = await subject.run(subject.prompts[0], Budget(cost=free * share))
+        except InputError as exc:
+            assert "cost" in str(exc)
+        else:
+            assert 0 < result.usage.cost <= free * share + 1e-9
+
+
+async def the_same_seed_gives_the_same_result(subject: Subject) -> None:
+    """Texts, answers and usage of a seeded run repeat."""
+    if subject.same_seed:
+        assert _essence(await subject.run(subject.prompts[0])) == _essence(await subject.run(subject.prompts[0]))
+
+
+async def a_cancelled_run_leaves_no_sample_behind(subject: Subject) -> None:
+    """Cancelling the caller cancels its samples, and CancelledError goes through."""
+    task = asyncio.ensure_future(subject.run(subject.prompts[0]))
+    async with asyncio.timeout(60):
+        while not await subject.running() and not task.done():
+            await asyncio.sleep(0)
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            pass
+        else:
+            raise AssertionError("the run had ended before it could be cancelled: give it more to draw")
+        while await subject.running():
+            await asyncio.sleep(0)
+
+
+async def a_failed_sample_is_visible_and_loses_no_other(subject: Subject) -> None:
+    """The samples that did not fail are still weighed; where none is left, BackendError names the first error."""
+    flawed = dataclasses.replace(subject, backend=FailingOn(subject.backend, {0}))
+    try:
+        result = await flawed.run(subject.prompts[0])
+    except BackendError as exc:
+        whole = await subject.run(subject.prompts[0])
+        assert len(whole.candidates) == 1
+        assert "failed on purpose" in str(exc)
+    else:
+        failed = [c for c in result.candidates if c.generation.finish_reason == "error"]
+        assert failed
+        assert all(c.answer is None and c.generation.error == "failed on purpose" for c in failed)
+        assert len(result.candidates) > len(failed)
+        assert "failed on purpose" in result.stopped_because
+
+
+async def concurrent_requests_do_not_mix(subject: Subject) -> None:
+    """64 requests at once have the results that they have one by one."""
+    distinct = {prompt: await subject.run(prompt) for prompt in subject.prompts}
+    asked = [subject.prompts[i % len(subject.prompts)] for i in range(64)]
+    results = await asyncio.gather(*(subject.run(prompt) for prompt in asked))
+    for prompt, result in zip(asked, results, strict=True):
+        assert _lengths(result) == _lengths(distinct[prompt])
+        if subject.independent:
+            assert _essence(result) == _essence(distinct[prompt])
+
+
+async def there_is_an_answer_where_a_sample_is_complete(subject: Subject) -> None:
+    """The result is one of the candidates, and a complete one where there is one."""
+    for prompt in subject.prompts:
+        result = await subject.run(prompt)
+        assert result.text in [c.text for c in result.candidates]
+        complete = [c for c in result.candidates if c.generation.complete]
+        assert (result.answer is not None) == bool(complete)
+        if complete:
+            assert (result.text, result.answer) in [(c.text, c.answer) for c in complete]
+        assert all(c.answer is None for c in result.candidates if not c.generation.complete)
+        assert result.seconds > 0
+
+
+async def the_trace_tells_every_candidate(subject: Subject) -> None:
+    """One "sample" event per candidate, in order, and one of them chosen at most."""
+    events: list[tuple[str, dict]] = []
+    result = await subject.strategy.run(
+        Request.of(subject.prompts[0]), subject.backend, trace=lambda event, fields: events.append((event, {**fields}))
+    )
+    samples = [fields for event, fields in events if event == "sample"]
+    assert [fields["text"] for fields in samples] == [c.text for c in result.candidates]
+    assert sum(bool(fields["chosen"]) for fields in samples) == 1
+
+
+CONTRACT: tuple[Check, ...] = (
+    usage_is_what_the_backend_served,
+    a_token_budget_holds,
+    a_cost_budget_holds,
+    the_same_seed_gives_the_same_result,
+    a_cancelled_run_leaves_no_sample_behind,
+    a_failed_sample_is_visible_and_loses_no_other,
+    concurrent_requests_do_not_mix,
+    there_is_an_answer_where_a_sample_is_complete,
+    the_trace_tells_every_candidate,
+)
+"""What every strategy promises on every backend."""
+
+
+def _essence(result: StrategyResult) -> object:
+    usage = dataclasses.replace(result.usage, cached_tokens=0)
+    drawn = [(c.text, c.generation.finish_reason, c.generation.token_ids) for c in result.candidates]
+    return result.answer, result.text, drawn, usage
+
+
+def _lengths(result: StrategyResult) -> set[int]:
+    return {c.generation.prompt_tokens for c in result.candidates}

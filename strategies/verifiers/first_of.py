@@ -1,0 +1,40 @@
+"""A verifier made of several: the first that can judge a request does."""
+
+from collections.abc import Sequence
+
+from ..base import Prices, Request, Usage, Verdicts, Verifier
+from ..errors import ConfigError
+
+
+class FirstOf:
+    """Hand texts to each verifier in turn, until one judges at least one of them.
+
+    Its scores are taken whole, never mixed with another's: scores of two verifiers don't compare. `sound`
+    only if all are; single verdicts say for themselves whether they prove anything.
+    """
+
+    def __init__(self, name: str, verifiers: Sequence[Verifier]) -> None:
+        if not verifiers:
+            raise ConfigError(f"verifier {name!r} is made of no verifier: name at least one")
+        self.name = name
+        self.verifiers = tuple(verifiers)
+        self.sound = all(v.sound for v in self.verifiers)
+
+    @property
+    def prices(self) -> Prices | None:
+        """The dearest of the members' prices, as any of them may judge; None if none reads tokens."""
+        known = [p for v in self.verifiers if (p := getattr(v, "prices", None)) is not None]
+        if not known:
+            return None
+        return Prices(prompt=max(p.prompt for p in known), completion=max(p.completion for p in known))
+
+    async def score(self, request: Request, texts: Sequence[str], *, partial: bool = False) -> Verdicts:
+        """Have the texts judged by the first verifier that can; nobody's verdict is None for each."""
+        spent = Usage()
+        for verifier in self.verifiers:
+            verdicts = await verifier.score(request, texts, partial=partial)
+            spent += verdicts.usage
+            if any(score is not None for score in verdicts.scores):
+                sound = verifier.sound or verdicts.sound
+                return Verdicts(verdicts.scores, spent, verdicts.steps, sound)
+        return Verdicts((None,) * len(texts), spent)

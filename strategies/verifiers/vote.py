@@ -1,0 +1,29 @@
+"""Agreement as a verifier: an answer is worth the share of the samples that give it (self-consistency)."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ..answers import canonical, extract
+from ..base import Prices, Request, Verdicts
+
+
+class Vote:
+    """Score each text by the share of texts whose answer is the same, in the sense of `answers.same`.
+
+    Best-of-N with it is the majority vote: among equal shares the answer launched first wins. Partial
+    solutions have no answer yet and are not judged.
+    """
+
+    sound = False
+    prices: Prices | None = None  # reads no tokens
+
+    def __init__(self, *, name: str = "vote") -> None:
+        self.name = name
+
+    async def score(self, request: Request, texts: Sequence[str], *, partial: bool = False) -> Verdicts:
+        """Count the votes."""
+        if partial:
+            return Verdicts((None,) * len(texts))
+        answers = [canonical(extract(text)) for text in texts]
+        votes = Counter(answers)
+        return Verdicts(tuple(votes[answer] / len(answers) for answer in answers))

@@ -1,0 +1,67 @@
+"""Fixtures of the strategies' tests: tiny random models that end their texts soon, and a scripted backend."""
+
+import asyncio
+import json
+
+import pytest
+from howhard.strategies import Prices
+
+WORDS = ["<unk>", "</s>", "\n", *"0123456789+-=", "Answer", ":"]
+
+
+def _write_model(directory, *, reward: bool, seed: int):
+    """One layer over a vocabulary of 18 words, so that line breaks and the end token come often."""
+    import torch
+    from howhard.strategies.backends.llama import Llama, LlamaConfig, RewardModel
+    from safetensors.torch import save_file
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    directory.mkdir()
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    pieces = pre_tokenizers.Split(Regex(r"\n|\d|[A-Za-z]+|[^\sA-Za-z0-9]"), "removed", invert=True)
+    tokenizer.pre_tokenizer = pieces
+    tokenizer.add_special_tokens(["<unk>", "</s>"])
+    glue = [decoders.Replace(" \n", "\n"), decoders.Replace("\n ", "\n")]
+    tokenizer.decoder = decoders.Sequence([decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse(), *glue])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config = {
+        "vocab_size": len(WORDS),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "head_dim": 32,
+        "max_position_embeddings": 160,
+        "eos_token_id": 1,
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    generator = torch.Generator().manual_seed(seed)
+    model = RewardModel(LlamaConfig(**config)) if reward else Llama(LlamaConfig(**config))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.25, generator=generator)
+    weights = {name.removeprefix("trunk."): weight for name, weight in model.state_dict().items()}
+    save_file(weights, str(directory / "model.safetensors"))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    pytest.importorskip("torch")
+    return _write_model(tmp_path_factory.mktemp("models") / "lm", reward=False, seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_reward_model(tmp_path_factory):
+    pytest.importorskip("torch")
+    return _write_model(tmp_path_factory.mktemp("models") / "prm", reward=True, seed=2)
+
+
+@pytest.fixture
+def local(tiny_model):
+    from howhard.strategies.backends.local import LocalBackend
+
+    backend = LocalBackend("local", tiny_model, prices=Prices(prompt=1.0, completion=2.0))
+    yield backend
+    asyncio.run(backend.close())
