@@ -1,1 +1,33 @@
-"""The router: from a prompt and an objective to a decision, and to an answer."""
+"""The router: from a prompt and an objective to a decision, and to an answer.
+
+    from howhard.router import Objective, Router
+
+    router = Router.load("models/router-quickstart")
+    print(router.decide("Use 3, 5 and 7 to make 36.").explain())
+
+Needs numpy and msgspec alone; what runs an arm (PyTorch, HTTP) is imported when an arm is run.
+"""
+
+from ..strategies.errors import HowhardError
+from .decision import ArmEstimate, Context, Decision, Reason
+from .estimates import Estimates
+from .objective import Objective
+from .policy import Policy, ThresholdPolicy, UtilityPolicy
+from .router import FingerprintWarning, RoutedResult, RoutedStream, Router
+
+__all__ = [
+    "ArmEstimate",
+    "Context",
+    "Decision",
+    "Estimates",
+    "FingerprintWarning",
+    "HowhardError",
+    "Objective",
+    "Policy",
+    "Reason",
+    "RoutedResult",
+    "RoutedStream",
+    "Router",
+    "ThresholdPolicy",
+    "UtilityPolicy",
+]

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from ..strategies.base import Prices
 from ..strategies.errors import ArtifactError, HowhardError
+from ..strategies.specs import ArmSpec, VerifierSpec
 from .features import FeatureSpec
 from .objective import Objective
 from .policy import PolicySpec, UtilityPolicy
@@ -84,9 +85,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     howhard_version: str
     features: FeatureSpec
     arms: tuple[str, ...]
-    specs: tuple[dict[str, Any] | None, ...]
+    specs: tuple[ArmSpec | None, ...]
     backends: dict[str, BackendFacts] = {}
-    verifiers: dict[str, dict[str, Any]] = {}
+    verifiers: dict[str, VerifierSpec] = {}
     reference: str
     fallback: str
     objective: Objective
@@ -122,15 +123,14 @@ def write_artifact(directory: str | Path, manifest: Manifest, files: Mapping[str
     for name, content in files.items():
         _check_name(name)
         if len(content) > MAX_FILE_BYTES:
-            raise ArtifactError(
-                f"{name} has {len(content)} bytes: an artifact's file has at most {MAX_FILE_BYTES}"
-            )
+            raise ArtifactError(f"{name} has {len(content)} bytes: an artifact's file has at most {MAX_FILE_BYTES}")
     if len(files) > MAX_FILES:
         raise ArtifactError(f"{len(files)} files: an artifact has at most {MAX_FILES}")
     entries = {n: FileEntry(sha256=_sha256(c), bytes=len(c)) for n, c in sorted(files.items())}
     manifest = msgspec.structs.replace(manifest, files=entries, router_version="")
     # Through JSON and back: 1 becomes 1.0 where a float is due, and the hash is that of what will be read.
     manifest = msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest)
+    _check_arms(manifest)
     manifest = msgspec.structs.replace(manifest, router_version=_version_of(manifest))
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -161,9 +161,7 @@ def read_artifact(directory: str | Path) -> tuple[Manifest, dict[str, bytes]]:
         raise ArtifactError(f"no router at {root}: it has no {MANIFEST}. Train one with `howhard train`")
     manifest = _parse(_read(root / MANIFEST, MAX_FILE_BYTES), root)
     if len(manifest.files) > MAX_FILES:
-        raise ArtifactError(
-            f"{root / MANIFEST} names {len(manifest.files)} files: at most {MAX_FILES} are read"
-        )
+        raise ArtifactError(f"{root / MANIFEST} names {len(manifest.files)} files: at most {MAX_FILES} are read")
     if manifest.router_version != _version_of(manifest):
         raise ArtifactError(
             f"{root / MANIFEST} was changed after it was written: its router_version is not the hash of "
@@ -177,9 +175,7 @@ def read_artifact(directory: str | Path) -> tuple[Manifest, dict[str, bytes]]:
                 f"{root / name}: the manifest says {entry.bytes} bytes, at most {MAX_FILE_BYTES} are read"
             )
         if not (root / name).is_file():
-            raise ArtifactError(
-                f"{root / name} is missing: copy the whole router directory again, or train it anew"
-            )
+            raise ArtifactError(f"{root / name} is missing: copy the whole router directory again, or train it anew")
         content = _read(root / name, entry.bytes)
         if len(content) != entry.bytes or _sha256(content) != entry.sha256:
             raise ArtifactError(
@@ -236,13 +232,28 @@ def _parse(content: bytes, root: Path) -> Manifest:
                 f"{where} has schema_version {version!r}, this howhard reads {SCHEMA_VERSION}: "
                 "train the router anew with this version, or install the one that wrote it"
             )
-        return msgspec.convert(raw, Manifest)
+        manifest = msgspec.convert(raw, Manifest)
+        _check_arms(manifest)
+        return manifest
     except msgspec.DecodeError as exc:
         raise ArtifactError(f"{where} is damaged: {exc}. Copy the router again, or train it anew") from exc
     except ArtifactError:
         raise
     except HowhardError as exc:
         raise ArtifactError(f"{where} holds an impossible value: {exc}") from exc
+
+
+def _check_arms(manifest: Manifest) -> None:
+    for name, spec in zip(manifest.arms, manifest.specs, strict=True):
+        if spec is None:
+            continue
+        if spec.name != name:
+            raise ArtifactError(f"arm {name!r} has the spec of {spec.name!r}: arms and specs are not in one order")
+        if spec.backend not in manifest.backends:
+            raise ArtifactError(f"arm {name!r} wants backend {spec.backend!r}, of which the manifest says nothing")
+        verifier = getattr(spec.strategy, "verifier", None)
+        if verifier is not None and verifier not in manifest.verifiers:
+            raise ArtifactError(f"arm {name!r} wants verifier {verifier!r}, of which the manifest says nothing")
 
 
 def _version_of(manifest: Manifest) -> str:

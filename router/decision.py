@@ -1,6 +1,7 @@
 """A decision, as callers, logs and people read it. How it is come to lives in policy.py."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,6 +42,19 @@ _SENTENCES = {
     Reason.LIMITED: "The arm for this difficulty breaks a hard limit; the nearest that keeps them was taken.",
     Reason.BACKEND_FAILED: "The first choice's backend failed before it answered; this arm is the next best.",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What the caller knows of a request beside its text.
+
+    allowed       : names of the arms that may be chosen; None = all of them.
+    group, tenant : travel into the decision, for logs; no policy of today looks at them.
+    """
+
+    group: str | None = None
+    tenant: str | None = None
+    allowed: Collection[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +106,7 @@ class Decision:
     policy: str
     router_version: str
     failed: tuple[str, ...] = ()
+    context: Context | None = None
 
     @property
     def estimate(self) -> ArmEstimate:
@@ -141,9 +156,7 @@ class Decision:
                 f"{a.cost:9.4g} {seconds:>9} {utility:>9}"
             )
         if not all(a.feasible for a in self.arms):
-            lines.append(
-                "  x: not open to choice (a hard limit, not allowed, or its backend can't take the prompt)"
-            )
+            lines.append("  x: not open to choice (a hard limit, not allowed, or its backend can't take the prompt)")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, object]:
@@ -160,6 +173,8 @@ class Decision:
             "sentence": self.reason.sentence,
             "fallback": self.fallback,
             "failed": list(self.failed),
+            "group": self.context.group if self.context else None,
+            "tenant": self.context.tenant if self.context else None,
             "policy": self.policy,
             "router_version": self.router_version,
             "objective": msgspec.to_builtins(self.objective),

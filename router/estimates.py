@@ -47,9 +47,7 @@ class Estimates:
         for name in ("quality", "benefit_se", "cost"):
             array = getattr(self, name)
             if array.shape != shape:
-                raise InputError(
-                    f"estimates.{name} has shape {array.shape}: it must be {shape} (prompts, arms)"
-                )
+                raise InputError(f"estimates.{name} has shape {array.shape}: it must be {shape} (prompts, arms)")
             if not np.isfinite(array).all():
                 raise InputError(f"estimates.{name} holds a value that is not finite")
         if self.latency is not None and self.latency.shape != (*shape, len(self.quantiles)):
@@ -81,9 +79,7 @@ class Estimates:
         try:
             return self.arms.index(arm)
         except ValueError:
-            raise InputError(
-                f"{what} {arm!r} is not an arm of this router{nearest(arm, self.arms)}"
-            ) from None
+            raise InputError(f"{what} {arm!r} is not an arm of this router{nearest(arm, self.arms)}") from None
 
     @property
     def benefit(self) -> Floats:

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..strategies.errors import ConfigError
+from ..strategies.specs import SpecError
 
 VERSION = "fast/1"
 HEAD = 6_000
@@ -36,11 +36,11 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
-            raise ConfigError(
+            raise SpecError(
                 f"features.version={self.version!r}: this howhard computes {VERSION!r}; train the router anew"
             )
         if not (0 <= self.n_hashed <= 65_536 and self.n_hashed % 2 == 0):
-            raise ConfigError(f"features.n_hashed={self.n_hashed!r}: it must be an even number in [0, 65536]")
+            raise SpecError(f"features.n_hashed={self.n_hashed!r}: it must be an even number in [0, 65536]")
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from ..strategies.errors import ConfigError
+from ..strategies.specs import SpecError
 
 
 class Objective(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,9 +47,9 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             _check("min_quality", self.min_quality, most=1.0, or_none=True)
         _check("deadline_quantile", self.deadline_quantile, most=1.0)
         if not 0 < self.deadline_quantile < 1:
-            raise ConfigError(f"deadline_quantile={self.deadline_quantile!r}: it must lie inside (0, 1)")
+            raise SpecError(f"deadline_quantile={self.deadline_quantile!r}: it must lie inside (0, 1)")
         if self.on_infeasible not in ("error", "fallback"):
-            raise ConfigError(f"on_infeasible={self.on_infeasible!r}: it must be 'error' or 'fallback'")
+            raise SpecError(f"on_infeasible={self.on_infeasible!r}: it must be 'error' or 'fallback'")
 
     def but(self, **changes: object) -> "Objective":
         """Return a copy with some fields changed, checked again."""
@@ -72,4 +72,4 @@ def _check(name: str, value: object, *, most: float = math.inf, or_none: bool = 
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and 0 <= value <= most):  # type: ignore[arg-type]
         span = "a finite number >= 0" if most == math.inf else f"a number in [0, {most:g}]"
-        raise ConfigError(f"{name}={value!r}: it must be {span}{', or None for no limit' if or_none else ''}")
+        raise SpecError(f"{name}={value!r}: it must be {span}{', or None for no limit' if or_none else ''}")

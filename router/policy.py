@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..strategies.base import StrategyResult
 from ..strategies.errors import ConfigError, InputError, NoFeasibleArm, nearest
+from ..strategies.specs import SpecError
 from .decision import Reason
 from .estimates import Estimates, Floats
 from .objective import Objective
@@ -178,9 +179,9 @@ class UtilityPolicy(
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.guard) and self.guard >= 0):
-            raise ConfigError(f"guard={self.guard!r}: it must be a finite number of standard errors >= 0")
+            raise SpecError(f"guard={self.guard!r}: it must be a finite number of standard errors >= 0")
         if not 0 <= self.epsilon <= 1:
-            raise ConfigError(f"epsilon={self.epsilon!r}: it must lie in [0, 1]")
+            raise SpecError(f"epsilon={self.epsilon!r}: it must lie in [0, 1]")
 
     @property
     def label(self) -> str:
@@ -192,9 +193,7 @@ class UtilityPolicy(
         """Whether `choose` needs an `rng`."""
         return self.epsilon > 0
 
-    def propensities(
-        self, estimates: Estimates, objective: Objective, *, allowed: Mask | None = None
-    ) -> Floats:
+    def propensities(self, estimates: Estimates, objective: Objective, *, allowed: Mask | None = None) -> Floats:
         """Chance (n, a) with which each arm is chosen; every row adds to 1."""
         scored = _scored(estimates, objective, allowed)
         greedy, _ = self._greedy(estimates, objective, scored)
@@ -242,9 +241,7 @@ class UtilityPolicy(
         """Run the arm that `choose` picks; stop once there is a result."""
         return _one_shot(self, state, objective, rng)
 
-    def _greedy(
-        self, estimates: Estimates, objective: Objective, scored: "_Scored"
-    ) -> tuple[NDArray[np.intp], Mask]:
+    def _greedy(self, estimates: Estimates, objective: Objective, scored: "_Scored") -> tuple[NDArray[np.intp], Mask]:
         """The arm taken without exploration, and where the guard turned a better-looking one down."""
         index = _argmax(scored.utilities, estimates.cost, scored.open)
         at = estimates.index(estimates.fallback)
@@ -298,13 +295,9 @@ class ThresholdPolicy(
 
     def __post_init__(self) -> None:
         if not 0 <= self.easy <= self.hard <= 1:
-            raise ConfigError(
-                f"easy={self.easy!r}, hard={self.hard!r}: it must be that 0 <= easy <= hard <= 1"
-            )
+            raise SpecError(f"easy={self.easy!r}, hard={self.hard!r}: it must be that 0 <= easy <= hard <= 1")
         if len(self.arms) != 3:
-            raise ConfigError(
-                f"arms={self.arms!r}: a threshold policy has three arms, for easy, middling and hard"
-            )
+            raise SpecError(f"arms={self.arms!r}: a threshold policy has three arms, for easy, middling and hard")
 
     @property
     def label(self) -> str:
@@ -327,9 +320,7 @@ class ThresholdPolicy(
         """Choose an arm for every prompt; arguments as for `UtilityPolicy.choose`, `rng` is not used."""
         unknown = [a for a in self.arms if a not in estimates.arms]
         if unknown:
-            raise ConfigError(
-                f"arms: {unknown[0]!r} is not an arm of this router{nearest(unknown[0], estimates.arms)}"
-            )
+            raise ConfigError(f"arms: {unknown[0]!r} is not an arm of this router{nearest(unknown[0], estimates.arms)}")
         columns = np.array([estimates.arms.index(a) for a in self.arms])
         others = np.ones(len(estimates.arms), dtype=bool)
         others[columns] = False
@@ -377,9 +368,7 @@ class _Scored:
 
 def _scored(estimates: Estimates, objective: Objective, allowed: Mask | None) -> _Scored:
     if allowed is not None and allowed.shape not in (estimates.quality.shape, estimates.quality.shape[1:]):
-        raise InputError(
-            f"allowed has shape {allowed.shape}: it must be {estimates.quality.shape} or its last axis"
-        )
+        raise InputError(f"allowed has shape {allowed.shape}: it must be {estimates.quality.shape} or its last axis")
     u = utilities(estimates, objective)
     open_ = within_limits(estimates, objective, allowed) & ~np.isnan(u)
     stuck = np.asarray(~open_.any(axis=1))

@@ -125,9 +125,7 @@ class Predictor:
         names = [*bags, COST_MODEL]
         forest = read_forest([_text(files[n], n) for n in names], names=names)
         if not np.isnan(_scale(forest.objectives[-1], COST_MODEL)):
-            raise ArtifactError(
-                f"{COST_MODEL} predicts a probability: it must be a regression of the log cost"
-            )
+            raise ArtifactError(f"{COST_MODEL} predicts a probability: it must be a regression of the log cost")
         arrays = unpack_arrays(files[ARRAYS], what=ARRAYS)
         a, q = len(arms), len(quantiles)
         wanted = {"arm_features": (a, None), "cost_mean": (a,), "se_inflation": (a,)}
@@ -138,23 +136,14 @@ class Predictor:
             _check(arrays.get(name), name, shape, nan_ok=name == "latency")
         x, y = arrays["calibration_x"], arrays["calibration_y"]
         if len(x) != len(y) or not len(x) or (np.diff(x) <= 0).any() or (np.diff(y) < 0).any():
-            raise ArtifactError(
-                f"{ARRAYS}: calibration_x must rise and calibration_y not fall, with as many values"
-            )
-        if (
-            (arrays["cost_mean"] <= 0).any()
-            or (arrays["se_inflation"] < 0).any()
-            or (y < 0).any()
-            or (y > 1).any()
-        ):
-            raise ArtifactError(
-                f"{ARRAYS}: cost_mean must be > 0, se_inflation >= 0, calibration_y in [0, 1]"
-            )
+            raise ArtifactError(f"{ARRAYS}: calibration_x must rise and calibration_y not fall, with as many values")
+        if (arrays["cost_mean"] <= 0).any() or (arrays["se_inflation"] < 0).any() or (y < 0).any() or (y > 1).any():
+            raise ArtifactError(f"{ARRAYS}: cost_mean must be > 0, se_inflation >= 0, calibration_y in [0, 1]")
         d, k = len(features.names), arrays["arm_features"].shape[1]
         if forest.n_features != d + k:
             raise ArtifactError(
-                f"the trees read {forest.n_features} features, but there are {d} of the prompt and {k} of the "
-                "arm: train the router anew"
+                f"the trees read {forest.n_features} features, but there are {d} of the prompt and {k} of "
+                "the arm: train the router anew"
             )
         return cls(
             features=features,

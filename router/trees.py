@@ -182,9 +182,7 @@ def read_forest(models: Sequence[str], *, names: Sequence[str]) -> Forest:
     parsed = [_parse_model(text, name) for text, name in zip(models, names, strict=True)]
     widths = {m.n_features for m in parsed}
     if len(widths) != 1:
-        raise ArtifactError(
-            f"the models {', '.join(names)} read different numbers of features: {sorted(widths)}"
-        )
+        raise ArtifactError(f"the models {', '.join(names)} read different numbers of features: {sorted(widths)}")
     trees = [t for m in parsed for t in m.trees]
     tests = [t.tests for t in trees]
     leaves = [t.leaves for t in trees]
@@ -204,9 +202,7 @@ def read_forest(models: Sequence[str], *, names: Sequence[str]) -> Forest:
     )
 
 
-_TEST = np.dtype(
-    [("feature", "i8"), ("threshold", "f8"), ("mask", "u8"), ("nan_left", "?"), ("zero_left", "i1")]
-)
+_TEST = np.dtype([("feature", "i8"), ("threshold", "f8"), ("mask", "u8"), ("nan_left", "?"), ("zero_left", "i1")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,9 +254,7 @@ def _parse_tree(fields: dict[str, str], number: int, n_features: int) -> _Tree:
     where = f"tree {number}"
     n_leaves = int(fields["num_leaves"])
     if not 1 <= n_leaves <= MAX_LEAVES:
-        raise ValueError(
-            f"{where} has {n_leaves} leaves, from 1 to {MAX_LEAVES} are read (num_leaves in LightGBM)"
-        )
+        raise ValueError(f"{where} has {n_leaves} leaves, from 1 to {MAX_LEAVES} are read (num_leaves in LightGBM)")
     if fields.get("num_cat", "0") != "0" or fields.get("is_linear", "0") != "0":
         raise ValueError(f"{where} has categorical splits or linear leaves, which are not read")
 

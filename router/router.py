@@ -1,0 +1,629 @@
+"""The front door: load a router, ask it for a decision, or have it answer.
+
+    router = Router.load("models/router-quickstart")
+    decision = router.decide("Use 3, 5 and 7 to make 36.")          # no I/O, well under a millisecond
+    routed = await router.run("Use 3, 5 and 7 to make 36.")         # decides, runs the arm, hands back both
+
+Estimates come from predictor.py, the choice from policy.py, the answer from howhard.strategies; this file
+joins them, and knows what to do when a backend fails.
+"""
+
+import asyncio
+import math
+import threading
+import warnings
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from ..strategies.base import Arm, Backend, Budget, Delta, Prefix, Prompt, Request, StrategyResult, Verifier
+from ..strategies.errors import (
+    ArtifactError,
+    BackendError,
+    InputError,
+    NoFeasibleArm,
+    PromptTooLong,
+    nearest,
+)
+from ..strategies.single import SinglePass
+from ..strategies.specs import (
+    ArmSpec,
+    BackendSpec,
+    LocalSpec,
+    PricesSpec,
+    build_strategy,
+    open_backend,
+    open_verifiers,
+)
+from .artifact import Manifest
+from .decision import ArmEstimate, Context, Decision, Reason
+from .estimates import Estimates
+from .objective import Objective
+from .policy import Choices, Mask, Policy
+from .predictor import Predictor
+from .sources import read_source
+
+T = TypeVar("T")
+_TEMPLATE_TOKENS = 64  # most that a chat template is taken to add to the prompt
+
+
+class FingerprintWarning(UserWarning):
+    """A backend is not the one that the router was trained on, so its estimates may be off."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedResult:
+    """An answer, and the decision that led to it (the last one, where a backend failed)."""
+
+    decision: Decision
+    result: StrategyResult
+
+    @property
+    def text(self) -> str:
+        """The text of the answer."""
+        return self.result.text
+
+    @property
+    def answer(self) -> str | None:
+        """The final answer that was read out of the text, None where there is none."""
+        return self.result.answer
+
+
+class Router:
+    """Decides which arm serves a prompt, and runs it.
+
+    Made by `Router.load`. `decide` may be called from many threads at once; `run` and `stream` belong to an
+    event loop. As an async context manager it closes the backends that it opened itself; those handed over
+    are the caller's to close.
+
+    manifest  : what the router is: arms, version, training facts.
+    source    : where it was loaded from, a registry alias resolved to its version.
+    policy, objective : what decides, and what is wanted where the caller says nothing.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        predictor: Predictor,
+        *,
+        source: str = "",
+        backends: Mapping[str, Backend | BackendSpec] | None = None,
+        verifiers: Mapping[str, Verifier] | None = None,
+        policy: Policy | None = None,
+        objective: Objective | None = None,
+        fingerprint: Literal["warn", "error"] = "warn",
+        seed: int | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.predictor = predictor
+        self.source = source
+        self.policy: Policy = manifest.policy if policy is None else policy
+        self.objective = manifest.objective if objective is None else objective
+        self._fingerprint = fingerprint
+        self._rng = np.random.default_rng(seed)
+        self._drawing = threading.Lock()
+        self._served = _Served(manifest, dict(backends or {}), dict(verifiers or {}), fingerprint)
+        self._loop: _Loop | None = None
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        backends: Mapping[str, Backend | BackendSpec] | None = None,
+        verifiers: Mapping[str, Verifier] | None = None,
+        policy: Policy | None = None,
+        objective: Objective | None = None,
+        fingerprint: Literal["warn", "error"] = "warn",
+        seed: int | None = None,
+        tracking_uri: str | None = None,
+    ) -> "Router":
+        """Load a router.
+
+        source       : a directory, a shipped router ("models/router-quickstart"), or
+                       "models:/howhard-router@champion".
+        backends     : name -> backend, or the spec of one, for every served backend that is to run; local
+                       ones are opened from the manifest. Not needed to decide.
+        verifiers    : name -> verifier, in place of those of the manifest.
+        policy, objective : in place of the manifest's.
+        fingerprint  : what a backend with other weights or prices than in training does, when it is first
+                       used: "warn" (FingerprintWarning) or "error" (ArtifactError).
+        seed         : of exploration; None = not reproducible.
+        tracking_uri : MLflow's, for "models:" addresses; None = MLflow's own setting.
+
+        Raises ArtifactError for a directory that is missing, damaged or of another schema; InputError for a
+        backend or verifier that the router does not know.
+        """
+        manifest, files, origin = read_source(source, tracking_uri=tracking_uri)
+        return cls(
+            manifest,
+            Predictor.from_artifact(manifest, files),
+            source=origin,
+            backends=backends,
+            verifiers=verifiers,
+            policy=policy,
+            objective=objective,
+            fingerprint=fingerprint,
+            seed=seed,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Router({self.source!r}, version={self.version!r}, policy={self.policy.label!r}, "
+            f"arms={', '.join(self.arms)})"
+        )
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms, in the order of all estimates."""
+        return self.manifest.arms
+
+    @property
+    def version(self) -> str:
+        """Content hash of what was loaded."""
+        return self.manifest.router_version
+
+    # ── deciding ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def estimate(self, prompts: Sequence[Prompt]) -> Estimates:
+        """Predict every arm on every prompt."""
+        return self.predictor.predict_texts([Request.of(p).text for p in prompts])
+
+    def decide(
+        self,
+        prompt: Prompt | Request,
+        objective: Objective | None = None,
+        *,
+        context: Context | None = None,
+    ) -> Decision:
+        """Choose an arm for one prompt; no I/O.
+
+        Raises NoFeasibleArm where no arm keeps the objective's hard limits (unless its `on_infeasible` is
+        "fallback"), InputError for an empty prompt or an unknown arm in `context.allowed`.
+        """
+        return self.decide_many([prompt], objective, context=context)[0]
+
+    def decide_many(
+        self,
+        prompts: Sequence[Prompt | Request],
+        objective: Objective | None = None,
+        *,
+        context: Context | None = None,
+    ) -> list[Decision]:
+        """Choose an arm for each prompt: as `decide`, in one pass."""
+        requests = [Request.of(p) for p in prompts]
+        if not requests:
+            return []
+        estimates = self.predictor.predict_texts([r.text for r in requests])
+        return self._decide(requests, estimates, objective or self.objective, context)
+
+    def _decide(
+        self,
+        requests: Sequence[Request],
+        estimates: Estimates,
+        objective: Objective,
+        context: Context | None,
+        failed: tuple[str, ...] = (),
+    ) -> list[Decision]:
+        mask = self._open_to_choice(requests, context, failed)
+        if self.policy.random:
+            with self._drawing:
+                choices = self.policy.choose(estimates, objective, allowed=mask, rng=self._rng)
+        else:
+            choices = self.policy.choose(estimates, objective, allowed=mask)
+        return self._decisions(estimates, choices, objective, context, failed)
+
+    def _open_to_choice(
+        self, requests: Sequence[Request], context: Context | None, failed: tuple[str, ...]
+    ) -> Mask | None:
+        """Which arms (n, a) may be chosen: allowed, not on a failed backend, and able to take the prompt."""
+        arms = self.arms
+        mask = np.ones((len(requests), len(arms)), dtype=bool)
+        if context is not None and context.allowed is not None:
+            unknown = [a for a in context.allowed if a not in arms]
+            if unknown:
+                raise InputError(f"allowed: {unknown[0]!r} is not an arm of this router{nearest(unknown[0], arms)}")
+            mask &= [a in context.allowed for a in arms]
+        down = {self._served.backend_of(a) or a for a in failed}
+        if down:
+            mask &= [(self._served.backend_of(a) or a) not in down for a in arms]
+        for name, backend in self._served.known.items():
+            full = [_certainly_too_long(backend, r) for r in requests]
+            if any(full):
+                mask &= ~np.outer(full, [self._served.backend_of(a) == name for a in arms])
+        return None if mask.all() else mask
+
+    def _decisions(
+        self,
+        estimates: Estimates,
+        choices: Choices,
+        objective: Objective,
+        context: Context | None,
+        failed: tuple[str, ...],
+    ) -> list[Decision]:
+        latency = None
+        if estimates.latency is not None:
+            q = min(max(objective.deadline_quantile, estimates.quantiles[0]), estimates.quantiles[-1])
+            latency = estimates.latency_at(q).tolist()
+        quality, benefit, se = (
+            estimates.quality.tolist(),
+            estimates.benefit.tolist(),
+            estimates.benefit_se.tolist(),
+        )
+        cost, utility, feasible = (
+            estimates.cost.tolist(),
+            choices.utilities.tolist(),
+            choices.feasible.tolist(),
+        )
+        difficulty = estimates.difficulty.tolist()
+        label, version = self.policy.label, self.version
+        decisions = []
+        for i, index in enumerate(choices.index.tolist()):
+            rows = tuple(
+                ArmEstimate(
+                    name=name,
+                    quality=quality[i][j],
+                    benefit=benefit[i][j],
+                    benefit_se=se[i][j],
+                    cost=cost[i][j],
+                    latency=_known(latency[i][j]) if latency is not None else None,
+                    utility=_known(utility[i][j]),
+                    feasible=feasible[i][j],
+                )
+                for j, name in enumerate(estimates.arms)
+            )
+            decisions.append(
+                Decision(
+                    arm=estimates.arms[index],
+                    arms=rows,
+                    utility=rows[index].utility,
+                    propensity=float(choices.propensity[i]),
+                    reason=Reason.BACKEND_FAILED if failed else choices.reason[i],
+                    fallback=bool(failed) or bool(choices.fallback[i]),
+                    difficulty=difficulty[i],
+                    objective=objective,
+                    policy=label,
+                    router_version=version,
+                    failed=failed,
+                    context=context,
+                )
+            )
+        return decisions
+
+    # ── answering ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(
+        self,
+        prompt: Prompt | Request,
+        objective: Objective | None = None,
+        *,
+        context: Context | None = None,
+        budget: Budget | None = None,
+    ) -> RoutedResult:
+        """Choose an arm and answer with it.
+
+        Where its backend fails before there is an answer, or turns out not to take the prompt, every arm of
+        that backend is out and the next best one answers; the decision then says BACKEND_FAILED and names
+        what failed.
+
+        Raises what `decide` raises; InputError where the arm's backend is served elsewhere and was not handed
+        to `load`, or the arm came from an imported table; the first failure where every backend failed.
+        """
+        attempts = _Attempts(self, Request.of(prompt), objective, context)
+        while True:
+            decision = attempts.next()
+            try:
+                arm = await self._served.ready(decision.arm)
+                return RoutedResult(decision, await arm.run(attempts.request, budget=budget))
+            except (BackendError, PromptTooLong) as exc:
+                attempts.failed(decision.arm, exc)
+
+    def stream(
+        self,
+        prompt: Prompt | Request,
+        objective: Objective | None = None,
+        *,
+        context: Context | None = None,
+        budget: Budget | None = None,
+    ) -> "RoutedStream":
+        """Answer piece by piece: `async for delta in router.stream(...)`, then `await stream.result()`.
+
+        A single pass yields its pieces as they are drawn; every other strategy yields its answer once, when
+        it stands. A backend that fails before the first piece is replaced as in `run`, one that fails later
+        is not.
+        """
+        return RoutedStream(self, _Attempts(self, Request.of(prompt), objective, context), budget)
+
+    def run_sync(
+        self,
+        prompt: Prompt | Request,
+        objective: Objective | None = None,
+        *,
+        context: Context | None = None,
+        budget: Budget | None = None,
+    ) -> RoutedResult:
+        """`run` for scripts and notebooks: works with an event loop running or not."""
+        with self._drawing:
+            if self._loop is None:
+                self._loop = _Loop(self)
+        return self._loop.call(self.run(prompt, objective, context=context, budget=budget))
+
+    async def close(self) -> None:
+        """Close the backends that this router opened; it still decides, and a later run opens them again."""
+        await self._served.close()
+        if self._loop is not None:
+            self._loop.stop()
+            self._loop = None
+
+    async def __aenter__(self) -> "Router":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+
+class RoutedStream:
+    """A routed answer under way: iterate for its pieces, `await .result()` for the whole (once or more
+    often).
+
+    `decision` is None until the first piece is asked for. A stream that is no longer wanted is ended by
+    `aclose`.
+    """
+
+    def __init__(self, router: Router, attempts: "_Attempts", budget: Budget | None) -> None:
+        self.decision: Decision | None = None
+        self._router = router
+        self._attempts = attempts
+        self._budget = budget
+        self._result: RoutedResult | None = None
+        self._pieces = self._run()
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        return self._pieces
+
+    async def result(self) -> RoutedResult:
+        """Wait for the end (what was not yet iterated is passed over) and return the whole."""
+        async for _ in self._pieces:
+            pass
+        if self._result is None:
+            raise InputError("this stream was closed, or failed, before its answer was there: start another")
+        return self._result
+
+    async def aclose(self) -> None:
+        """End the stream: what is being drawn is cancelled."""
+        await self._pieces.aclose()
+
+    async def _run(self) -> AsyncGenerator[Delta, None]:
+        attempts = self._attempts
+        while True:
+            decision = self.decision = attempts.next()
+            begun = False
+            try:
+                arm = await self._router._served.ready(decision.arm)
+                if isinstance(arm.strategy, SinglePass):
+                    drawing = arm.strategy.stream(attempts.request, arm.backend, budget=self._budget)
+                    try:
+                        async for delta in drawing:
+                            begun = True
+                            yield delta
+                        result = await drawing.result()
+                    finally:
+                        drawing.cancel()
+                else:
+                    result = await arm.run(attempts.request, budget=self._budget)
+                    begun = True
+                    yield Delta(text=result.text, reasoning=result.reasoning)
+            except (BackendError, PromptTooLong) as exc:
+                if begun:
+                    raise
+                attempts.failed(decision.arm, exc)
+                continue
+            self._result = RoutedResult(decision, result)
+            return
+
+
+class _Attempts:
+    """The choices of one request: the best arm, then the next best of the backends that have not failed."""
+
+    def __init__(self, router: Router, request: Request, objective: Objective | None, context: Context | None) -> None:
+        self.request = request
+        self._router = router
+        self._objective = objective or router.objective
+        self._context = context
+        self._estimates = router.predictor.predict_texts([request.text])
+        self._failed: tuple[str, ...] = ()
+        self._first: BackendError | PromptTooLong | None = None
+
+    def next(self) -> Decision:
+        """Choose among what is left. Where nothing is, the first failure is raised."""
+        args = ([self.request], self._estimates, self._objective, self._context, self._failed)
+        if self._first is None:
+            return self._router._decide(*args)[0]
+        try:
+            [decision] = self._router._decide(*args)
+        except NoFeasibleArm:
+            raise self._first from None
+        if not decision.estimate.feasible:  # on_infeasible="fallback" would come back to what has failed
+            raise self._first
+        return decision
+
+    def failed(self, arm: str, error: BackendError | PromptTooLong) -> None:
+        """Take an arm's backend out of the choice."""
+        self._failed = (*self._failed, arm)
+        if self._first is None:
+            self._first = error
+        else:
+            self._first.add_note(f"then {arm} failed too: {error}")
+
+
+class _Served:
+    """The arms of a router, ready to run: backends and verifiers, opened when first needed."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        backends: dict[str, Backend | BackendSpec],
+        verifiers: dict[str, Verifier],
+        fingerprint: Literal["warn", "error"],
+    ) -> None:
+        self._specs: dict[str, ArmSpec | None] = dict(zip(manifest.arms, manifest.specs, strict=True))
+        wanted = {s.backend for s in self._specs.values() if s is not None}
+        for name in backends:
+            if name not in wanted:
+                raise InputError(f"backends: {name!r} is not a backend of this router{nearest(name, wanted)}")
+        for name in verifiers:
+            if name not in manifest.verifiers:
+                raise InputError(
+                    f"verifiers: {name!r} is not a verifier of this router{nearest(name, manifest.verifiers)}"
+                )
+        if fingerprint not in ("warn", "error"):
+            raise InputError(f"fingerprint={fingerprint!r}: it must be 'warn' or 'error'")
+        self._manifest = manifest
+        self._fingerprint = fingerprint
+        self._to_open = {n: b for n, b in backends.items() if isinstance(b, BackendSpec)}
+        self.known: dict[str, Backend] = {n: b for n, b in backends.items() if not isinstance(b, BackendSpec)}
+        self._own: list[Backend] = []
+        self._verifiers = verifiers
+        self._arms: dict[str, Arm] = {}
+        self._checked: set[str] = set()
+        self._opening = threading.Lock()
+        self._backend_of = {a: s.backend for a, s in self._specs.items() if s is not None}
+
+    def backend_of(self, arm: str) -> str | None:
+        """Name of an arm's backend; None for an arm of an imported table."""
+        return self._backend_of.get(arm)
+
+    async def ready(self, name: str) -> Arm:
+        """Return an arm that can be run; its backend's fingerprint is checked before its first use."""
+        arm = self._arms.get(name)
+        if arm is None:
+            # Opening loads weights: not in the event loop.
+            arm = await asyncio.to_thread(self._open, name)
+        backend = self._backend_of[name]
+        if backend not in self._checked:
+            await self._check(backend, arm.backend)
+            self._checked.add(backend)
+        return arm
+
+    async def close(self) -> None:
+        """Close the backends that were opened here; a later run opens them again."""
+        for backend in self._own:
+            await backend.close()
+        closed = {id(b) for b in self._own}
+        self._own.clear()
+        self._arms = {n: a for n, a in self._arms.items() if id(a.backend) not in closed}
+        self.known = {n: b for n, b in self.known.items() if id(b) not in closed}
+
+    def _open(self, name: str) -> Arm:
+        with self._opening:
+            if name in self._arms:
+                return self._arms[name]
+            spec = self._specs[name]
+            if spec is None:
+                raise InputError(
+                    f"arm {name!r} was learned from an imported table: it can be chosen, but nothing says how to "
+                    "run it. Run the decision's arm yourself, or train on arms that howhard collected"
+                )
+            backend = self._backend(spec.backend)
+            verifiers = self._opened_verifiers() if getattr(spec.strategy, "verifier", None) is not None else {}
+            arm = self._arms[name] = Arm(build_strategy(spec.strategy, verifiers), backend)
+            return arm
+
+    def _backend(self, name: str) -> Backend:
+        if name in self.known:
+            return self.known[name]
+        facts = self._manifest.backends.get(name)
+        spec = self._to_open.get(name)
+        if spec is None and facts is not None and facts.kind == "local":
+            p = facts.prices
+            prices = PricesSpec(prompt=p.prompt, completion=p.completion, cached=p.cached)
+            spec = LocalSpec(model=facts.model, prices=prices)
+        if spec is None:
+            what = f" ({facts.kind}, {facts.model!r})" if facts is not None else ""
+            raise InputError(
+                f"backend {name!r}{what} is served elsewhere, and a router never says where: hand it over, "
+                f"Router.load(..., backends={{{name!r}: VLLMBackend(...)}}), or name it in the configuration"
+            )
+        backend = open_backend(name, spec)
+        self._own.append(backend)
+        self.known = {**self.known, name: backend}
+        return backend
+
+    def _opened_verifiers(self) -> dict[str, Verifier]:
+        missing = {n: s for n, s in self._manifest.verifiers.items() if n not in self._verifiers}
+        if missing:
+            self._verifiers = {**open_verifiers(missing), **self._verifiers}
+        return self._verifiers
+
+    async def _check(self, name: str, backend: Backend) -> None:
+        facts = self._manifest.backends.get(name)
+        if facts is None:
+            return
+        check = getattr(backend, "check", None)
+        if not backend.fingerprint and check is not None:
+            await check()  # a server tells its fingerprint when asked
+        other = []
+        if facts.fingerprint and backend.fingerprint and backend.fingerprint != facts.fingerprint:
+            other.append(f"fingerprint {backend.fingerprint[:16]} instead of {facts.fingerprint[:16]}")
+        if backend.prices != facts.prices:
+            other.append(f"{backend.prices} instead of {facts.prices}")
+        if not other:
+            return
+        message = (
+            f"backend {name!r} is not the one that router {self._manifest.router_version} was trained on "
+            f"({'; '.join(other)}), so its estimates may be off: "
+            "serve the same weights and template, or train anew"
+        )
+        if self._fingerprint == "error":
+            raise ArtifactError(message)
+        warnings.warn(message, FingerprintWarning, stacklevel=2)
+
+
+def _certainly_too_long(backend: Backend, request: Request) -> bool:
+    """Whether the prompt alone fills the backend's context; False where only a server could tell."""
+    if backend.context is None:
+        return False
+    # No tokenizer in use makes more tokens than there are bytes: most prompts need no counting.
+    size = sum(len(m.content) for m in request.messages)
+    if 4 * size + _TEMPLATE_TOKENS < backend.context:
+        return False
+    count = getattr(backend, "count_tokens", None)
+    return count is not None and count(Prefix(request.messages)) >= backend.context
+
+
+def _known(x: float) -> float | None:
+    return None if math.isnan(x) else x
+
+
+class _Loop:
+    """An event loop in a thread of its own, for `run_sync`; ends with its router, or with the program."""
+
+    def __init__(self, owner: Router) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="howhard-run-sync", daemon=True)
+        self._thread.start()
+        self.stop = weakref.finalize(owner, _stop, self._loop, self._thread)
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the loop and wait for it; Ctrl-C cancels it."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    async def finish() -> None:
+        await loop.shutdown_asyncgens()
+        loop.stop()
+
+    asyncio.run_coroutine_threadsafe(finish(), loop)
+    thread.join(timeout=5)
+    if not thread.is_alive():
+        loop.close()
