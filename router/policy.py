@@ -424,8 +424,10 @@ def _why_none(estimates: Estimates, objective: Objective, allowed: Mask | None, 
         remedy.append("raise max_cost")
     if objective.deadline is not None:
         arm, x = best(one.latency_at(objective.deadline_quantile)[0])
-        measured = f"{arm!r}, takes an estimated {x:.4g} s" if math.isfinite(x) else "was never measured"
-        found.append(f"the fastest, {measured}" if math.isfinite(x) else f"no arm's latency {measured}")
+        known = math.isfinite(x)
+        found.append(
+            f"the fastest, {arm!r}, takes an estimated {x:.4g} s" if known else "no arm's latency was measured"
+        )
         remedy.append("move the deadline")
     if objective.min_quality is not None:
         arm, x = best(one.quality[0], highest=True)
