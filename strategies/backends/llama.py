@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -178,7 +178,8 @@ class Decoding:
         self.cache, self.pad, self.logits = self.cache.index_select(2, rows), self.pad[rows], self.logits[rows]
         idle = int(self.pad.min()) if len(rows) else 0
         if idle:
-            self.cache, self.pad, self.column = self.cache[..., idle:, :].contiguous(), self.pad - idle, self.column - idle
+            self.cache = self.cache[..., idle:, :].contiguous()
+            self.pad, self.column = self.pad - idle, self.column - idle
         self._bias = self._mask(self.cache.shape[-2])
 
     def reserve(self, columns: int) -> None:
@@ -247,7 +248,7 @@ class Llama(nn.Module):
         columns = torch.arange(width, device=device)
         positions = (columns - pad[:, None]).clamp_min(0)
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
-        hidden = (columns > columns[:, None]) | ((columns < pad[:, None]) [:, None] & (columns != columns[:, None]))
+        hidden = (columns > columns[:, None]) | ((columns < pad[:, None])[:, None] & (columns != columns[:, None]))
         bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))[:, None]
         c = self.config
         shape = (c.num_hidden_layers, 2, len(lengths), c.num_attention_heads, width + reserve, c.head_dim)
@@ -282,6 +283,14 @@ class Llama(nn.Module):
         state.column = column + 1
         state.logits = self.head(self.model.norm(x[:, 0]))
         return state.logits
+
+
+def step_ends(ids: Sequence[int], start: int, *, newline: int, end: int) -> list[int]:
+    """Where steps end in `ids`: the index of every newline and end token at or after `start` (the prompt's length).
+
+    A last step that neither a newline nor an end token closes is unfinished and has no end.
+    """
+    return [place for place in range(start, len(ids)) if ids[place] in (newline, end)]
 
 
 class RewardModel(nn.Module):

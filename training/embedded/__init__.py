@@ -1,0 +1,1 @@
+"""How the embedded models in `models/` are made: `python -m howhard.training.embedded`."""

@@ -19,6 +19,9 @@ from .tokenizer import END, PAD
 POOL = 4096
 """Problems per pool; batches are cut from a pool sorted by length."""
 
+EASY_POOLS = 25
+"""Over so many pools the levels' weights go from mostly easy to their final shape."""
+
 SHARES: dict[str, float] = {"chain": 0.25, "countdown": 0.35, "path": 0.25, "remainder": 0.15}
 """Share of training problems per family."""
 
@@ -31,11 +34,18 @@ class Batch:
     targets: Tensor
 
 
-def draw(n: int, rng: random.Random) -> list[Problem]:
-    """Draw `n` training problems by the families' shares, levels evenly."""
+def draw(n: int, rng: random.Random, *, tilt: float = 1.0) -> list[Problem]:
+    """Draw `n` training problems by the families' shares, easy levels oftener than hard ones.
+
+    Of L levels, the i-th (0 is the easiest) has a weight of ((L - i) / L) ** tilt.
+    """
     names, weights = list(SHARES), list(SHARES.values())
-    families = [FAMILIES[name] for name in rng.choices(names, weights, k=n)]
-    return [family.generate(rng.choice(family.levels), rng) for family in families]
+    problems = []
+    for name in rng.choices(names, weights, k=n):
+        levels = FAMILIES[name].levels
+        chances = [((len(levels) - i) / len(levels)) ** tilt for i in range(len(levels))]
+        problems.append(FAMILIES[name].generate(rng.choices(levels, chances)[0], rng))
+    return problems
 
 
 def encode(tokenizer: Tokenizer, prompts: Sequence[str], solutions: Sequence[str]) -> list[tuple[list[int], int]]:
@@ -65,7 +75,7 @@ def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 def pool(tokenizer: Tokenizer, seed: int, number: int, *, tokens: int = 4096) -> list[Batch]:
     """Make pool `number` of a seed: batches of about `tokens` tokens in random order, loss on the solution only."""
     rng = random.Random(f"embedded/{seed}/{number}")
-    problems = draw(POOL, rng)
+    problems = draw(POOL, rng, tilt=max(1.0, 3.0 - number / EASY_POOLS * 2.0))
     rows = encode(tokenizer, [p.prompt for p in problems], [p.solution for p in problems])
     pad = tokenizer.token_to_id(PAD)
     batches = []

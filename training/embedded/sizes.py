@@ -29,6 +29,6 @@ class Size:
 
 
 SIZES: dict[str, Size] = {
-    "tiny-small": Size(96, 3, 256, Schedule(steps=4_000)),
-    "tiny-large": Size(192, 5, 512, Schedule(steps=12_000, muon_rate=0.015, adam_rate=0.003)),
+    "tiny-small": Size(96, 3, 256, Schedule(steps=5_000, muon_rate=0.01)),
+    "tiny-large": Size(192, 5, 512, Schedule(steps=7_500, muon_rate=0.01, adam_rate=0.003)),
 }

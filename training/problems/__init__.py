@@ -1,0 +1,1 @@
+"""Problems: generated families, prompt files, and what they have in common."""

@@ -39,12 +39,12 @@ class Chain:
     levels = (2, 4, 6, 8, 10, 12, 14)
 
     def generate(self, level: int, rng: random.Random) -> Problem:
-        """Make a chain of `level` operations; operands reach `6 * level + 5`, multipliers `2 * level + 2`."""
+        """Make a chain of `level` operations; operands reach `2 * level + 5`, multipliers `level // 2 + 2`."""
         start = value = rng.randrange(1, MODULUS)
         words, lines = [], []
         for _ in range(level):
             sign = rng.choice("++--***")
-            operand = rng.randint(2, 2 * level + 2) if sign == "*" else rng.randint(1, 6 * level + 5)
+            operand = rng.randint(2, level // 2 + 2) if sign == "*" else rng.randint(1, 2 * level + 5)
             result = apply(sign, value, operand)
             words.append(_WORDS[sign].format(operand))
             lines.append(f"{value} {sign} {operand} = {result}")

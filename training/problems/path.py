@@ -9,6 +9,7 @@ import random
 import re
 import string
 from collections import deque
+from itertools import pairwise
 
 from .problem import Problem, solution_lines
 
@@ -87,7 +88,7 @@ class Path:
         rng.shuffle(roads)
         written = ", ".join(f"{a} - {b}" if rng.random() < 0.5 else f"{b} - {a}" for a, b in roads)
         prompt = rng.choice(PHRASINGS).format(roads=written, start=start, goal=goal)
-        lines = [f"{a} - {b}" for a, b in zip(way, way[1:], strict=False)]
+        lines = [f"{a} - {b}" for a, b in pairwise(way)]
         return Problem(self.name, level, prompt, None, "checker", "\n".join(lines))
 
     def step_labels(self, problem: Problem, solution_text: str) -> list[int]:

@@ -1,6 +1,6 @@
 """Remainders of products, answered in one go: no steps to check, nothing in the prompt to check against.
 
-The dial is the size of the factors (and of the modulus): the easy end is a small table, the hard end is out of
+The dial is the size of the factors: the easy end is a small table, the hard end is out of
 reach of the embedded models. In between a model is right more often than it is wrong in any one way, so votes help.
 """
 
@@ -16,9 +16,9 @@ PHRASINGS: tuple[str, ...] = (
     "Multiply {a} by {b} and give the remainder after dividing by {m}.",
     "Find the remainder of {a} * {b} when divided by {m}.",
 )
-SIZES: dict[int, tuple[int, int]] = {
-    1: (9, 7), 2: (14, 11), 3: (20, 13), 4: (30, 17), 5: (50, 23), 6: (100, 31), 7: (199, 53)}
-"""Level -> (largest factor, modulus)."""
+MODULUS = 11
+LARGEST_FACTOR: dict[int, int] = {1: 9, 2: 15, 3: 25, 4: 40, 5: 70, 6: 120, 7: 199}
+"""Level -> largest factor."""
 _ANSWER = re.compile(r"Answer: ?(\d+)")
 
 
@@ -26,14 +26,14 @@ class Remainder:
     """Two factors and a modulus; the solution is the answer alone."""
 
     name = "remainder"
-    levels = tuple(SIZES)
+    levels = tuple(LARGEST_FACTOR)
 
     def generate(self, level: int, rng: random.Random) -> Problem:
         """Draw both factors from 2 to the level's largest."""
-        largest, modulus = SIZES[level]
+        largest = LARGEST_FACTOR[level]
         a, b = rng.randint(2, largest), rng.randint(2, largest)
-        prompt = rng.choice(PHRASINGS).format(a=a, b=b, m=modulus)
-        answer = str(a * b % modulus)
+        prompt = rng.choice(PHRASINGS).format(a=a, b=b, m=MODULUS)
+        answer = str(a * b % MODULUS)
         return Problem(self.name, level, prompt, answer, "numeric", f"Answer: {answer}")
 
     def step_labels(self, problem: Problem, solution_text: str) -> list[int]:
