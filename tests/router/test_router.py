@@ -1,0 +1,473 @@
+import asyncio
+import json
+import shutil
+import threading
+import warnings
+
+import msgspec
+import numpy as np
+import pytest
+from howhard.router import (
+    Context,
+    FingerprintWarning,
+    Objective,
+    Reason,
+    Router,
+    ThresholdPolicy,
+    UtilityPolicy,
+)
+from howhard.router.artifact import write_artifact
+from howhard.strategies.base import Budget, Message
+from howhard.strategies.errors import (
+    ArtifactError,
+    BackendTimeout,
+    BackendUnreachable,
+    ConfigError,
+    InputError,
+    NoFeasibleArm,
+    PromptTooLong,
+)
+
+EASY = "add 4 and 2"
+HARD = "prove that the sum of 713, 922, 548, 391 and 877 is the product of two primes, and list them all"
+
+
+@pytest.fixture
+def router(router_dir):
+    return Router.load(router_dir)
+
+
+@pytest.fixture
+def served(router_dir, backend):
+    """A router with both of its backends, and those backends."""
+    backends = {"small": backend("small"), "large": backend("large", answer="the answer is 42")}
+    return Router.load(router_dir, backends=backends), backends
+
+
+# ── deciding ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_easy_prompts_go_to_the_cheap_arm_and_hard_ones_to_the_large_model(router):
+    assert router.decide(EASY).arm == "small/single"
+    assert router.decide(HARD).arm == "large/single"
+
+
+def test_a_decision_holds_every_arm_and_adds_up(router):
+    objective = Objective(value=200, price_of_second=0.0, deadline_quantile=0.95)
+    decision = router.decide(EASY, objective)
+    assert tuple(a.name for a in decision.arms) == router.arms
+    chosen = decision.estimate
+    assert decision.utility == pytest.approx(200 * chosen.quality - chosen.cost)
+    assert decision.utility == max(a.utility for a in decision.arms if a.utility is not None)
+    fallback = next(a for a in decision.arms if a.name == "large/single")
+    for arm in decision.arms:
+        assert arm.benefit == pytest.approx(arm.quality - fallback.quality)
+    assert fallback.benefit_se == 0
+    assert decision.difficulty == pytest.approx(1 - decision.arms[0].quality)
+    assert decision.propensity == 1
+    assert fallback.latency is None
+    assert decision.arms[1].latency is not None
+    assert decision.router_version == router.version
+    assert decision.reason == Reason.BEST_UTILITY
+
+
+def test_a_decision_reads_well_and_is_plain_json(router):
+    decision = router.decide(EASY, context=Context(group="sums", tenant="acme"))
+    assert repr(decision).startswith("Decision(arm='small/single', quality=0.9")
+    text = decision.explain()
+    assert text.startswith("small/single: Of the arms within the limits")
+    assert sum(line.startswith("> small/single") for line in text.splitlines()) == 1
+    plain = json.loads(json.dumps(decision.to_dict(), allow_nan=False))
+    assert plain["reason"] == "best_utility"
+    assert plain["group"] == "sums"
+    assert plain["objective"]["value"] == 200
+    assert [a["name"] for a in plain["arms"]] == list(router.arms)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_has_a_sentence(reason):
+    assert reason.sentence[0].isupper()
+    assert reason.sentence.endswith(".")
+
+
+def test_many_prompts_are_decided_as_each_alone(router):
+    prompts = [EASY, HARD, [{"role": "system", "content": "Be brief."}, {"role": "user", "content": EASY}]]
+    assert [repr(d) for d in router.decide_many(prompts)] == [repr(router.decide(p)) for p in prompts]
+    assert router.decide_many([]) == []
+
+
+def test_only_allowed_arms_are_chosen(router):
+    decision = router.decide(EASY, context=Context(allowed={"small/vote_of_4", "large/single"}))
+    assert decision.arm in {"small/vote_of_4", "large/single"}
+    assert not decision.arms[0].feasible
+    only = router.decide(EASY, context=Context(allowed=["large/single"]))
+    assert (only.arm, only.reason) == ("large/single", Reason.ONLY_FEASIBLE)
+    with pytest.raises(InputError, match="did you mean 'small/single'"):
+        router.decide(EASY, context=Context(allowed=["small/singel"]))
+
+
+def test_hard_limits_that_no_arm_keeps_are_an_error_or_the_fallback(router):
+    with pytest.raises(NoFeasibleArm, match=r"max_cost=0\.001: the cheapest, 'small/single'"):
+        router.decide(EASY, Objective(value=1, max_cost=0.001))
+    decision = router.decide(EASY, Objective(value=1, max_cost=0.001, on_infeasible="fallback"))
+    assert (decision.arm, decision.reason, decision.fallback) == ("large/single", Reason.INFEASIBLE, True)
+    assert "x small/single" in decision.explain()
+
+
+def test_an_arm_that_was_never_timed_keeps_no_deadline(router):
+    decision = router.decide(HARD, Objective(value=2000, deadline=10))
+    assert decision.arm == "small/vote_of_4"
+    assert decision.latency is not None
+    assert decision.latency <= 10
+    assert "latency=" in repr(decision)
+
+
+def test_exploration_reports_the_chance_it_had_and_repeats_under_a_seed(router_dir):
+    policy = UtilityPolicy(epsilon=0.5)
+    first, second = (Router.load(router_dir, policy=policy, seed=7) for _ in range(2))
+    decisions = [first.decide(EASY) for _ in range(40)]
+    assert [d.arm for d in decisions] == [second.decide(EASY).arm for _ in range(40)]
+    for d in decisions:
+        assert d.propensity == pytest.approx(0.5 / 3 + (0.5 if d.arm == "small/single" else 0))
+    assert {d.reason for d in decisions} == {Reason.EXPLORED, Reason.BEST_UTILITY}
+
+
+def test_another_policy_or_objective_takes_the_place_of_the_manifests(router_dir):
+    policy = ThresholdPolicy(arms=("small/single", "small/vote_of_4", "large/single"), hard=0.5)
+    router = Router.load(router_dir, policy=policy, objective=Objective(value=1))
+    assert (router.decide(EASY).arm, router.decide(EASY).reason) == ("small/single", Reason.EASY)
+    assert router.decide(HARD).arm == "large/single"
+    assert router.decide(HARD).objective.value == 1
+    assert router.decide(HARD).policy.startswith("threshold/1")
+
+
+def test_an_empty_prompt_is_refused(router):
+    for prompt in ("", "   ", [], [Message("user", " ")]):
+        with pytest.raises(InputError, match="empty"):
+            router.decide(prompt)
+
+
+def test_threads_may_decide_at_once(router):
+    found: list[str] = []
+
+    def work():
+        found.extend(router.decide(p).arm for p in (EASY, HARD) * 20)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert found.count("small/single") == found.count("large/single") == 80
+
+
+def test_a_prompt_that_fills_a_context_never_goes_there(router_dir, backend):
+    small = backend("small", context=200, tokens_per_prompt=200)
+    router = Router.load(router_dir, backends={"small": small, "large": backend("large", context=100_000)})
+    assert router.decide(EASY).arm == "small/single"  # so short that nothing needs counting
+    decision = router.decide(EASY + " please" * 10)
+    assert decision.arm == "large/single"
+    assert [a.feasible for a in decision.arms] == [False, False, True]
+
+
+# ── loading ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(ArtifactError, match="nothing-here: it is not a directory"):
+        Router.load(tmp_path / "nothing-here")
+    with pytest.raises(ArtifactError, match="not an address of a registered router"):
+        Router.load("models:/howhard-router")
+
+
+def test_a_shipped_router_is_found_by_name_from_anywhere(router_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = shutil.copytree(router_dir, tmp_path / "package" / "router-quickstart")
+
+    def path(name):
+        if name != "router-quickstart":
+            raise FileNotFoundError(name)
+        return shipped
+
+    monkeypatch.setattr("howhard.models.path", path)
+    for source in ("models/router-quickstart", "router-quickstart"):
+        assert Router.load(source).source == str(shipped)
+    with pytest.raises(ArtifactError, match="no router at models/other"):
+        Router.load("models/other")
+
+
+def test_backends_and_verifiers_that_the_router_does_not_know_are_refused(router_dir, backend):
+    with pytest.raises(InputError, match="did you mean 'small'"):
+        Router.load(router_dir, backends={"smal": backend("small")})
+    with pytest.raises(InputError, match="verifiers: 'votes'"):
+        Router.load(router_dir, verifiers={"votes": object()})  # type: ignore[dict-item]
+    with pytest.raises(InputError, match="fingerprint="):
+        Router.load(router_dir, fingerprint="shrug")  # type: ignore[arg-type]
+
+
+# ── answering ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_chosen_arm_answers_and_is_paid_for(served):
+    router, backends = served
+    routed = asyncio.run(router.run(EASY))
+    assert routed.decision.arm == "small/single"
+    assert (routed.text, routed.answer) == ("the answer is 7", "7")
+    assert routed.result.usage.cost == 4
+    assert backends["large"].calls["generate"] == 0
+
+
+def test_best_of_n_is_run_with_the_manifests_verifier(served):
+    router, _ = served
+    routed = asyncio.run(router.run(EASY, context=Context(allowed=["small/vote_of_4"])))
+    assert routed.answer == "7"
+    assert routed.result.usage.completion_tokens == 16
+
+
+def test_a_backend_that_fails_is_replaced_by_the_next_best_and_the_decision_says_so(router_dir, backend):
+    small = backend("small", fails=BackendUnreachable("nobody is there"))
+    router = Router.load(router_dir, backends={"small": small, "large": backend("large")})
+    routed = asyncio.run(router.run(EASY))
+    decision = routed.decision
+    assert (decision.arm, decision.reason, decision.fallback) == ("large/single", Reason.BACKEND_FAILED, True)
+    assert decision.failed == ("small/single",)
+    assert small.calls["generate"] == 1  # the other arm of the same backend was not tried
+    assert "failed first: small/single" in decision.explain()
+
+
+@pytest.mark.parametrize("on_infeasible", ["error", "fallback"])
+def test_when_every_backend_fails_the_first_failure_is_raised(router_dir, backend, on_infeasible):
+    backends = {
+        "small": backend("small", raises=BackendUnreachable("small is away")),
+        "large": backend("large", raises=BackendTimeout("large is slow")),
+    }
+    router = Router.load(router_dir, backends=backends)
+    with pytest.raises(BackendUnreachable, match="small is away") as caught:
+        asyncio.run(router.run(EASY, Objective(value=200, on_infeasible=on_infeasible)))
+    assert any("large is slow" in note for note in caught.value.__notes__)
+
+
+def test_a_prompt_that_turns_out_too_long_goes_to_the_next_backend(router_dir, backend):
+    small = backend("small", raises=PromptTooLong("512 tokens is all I hold"))
+    router = Router.load(router_dir, backends={"small": small, "large": backend("large")})
+    assert asyncio.run(router.run(EASY)).decision.failed == ("small/single",)
+
+
+def test_a_served_backend_must_be_handed_over(router_dir):
+    with pytest.raises(InputError, match=r"backend 'small' \(vllm, 'small-model'\) is served elsewhere"):
+        asyncio.run(Router.load(router_dir).run(EASY))
+
+
+def test_an_arm_of_an_imported_table_is_chosen_but_not_run(trained, tmp_path):
+    manifest = msgspec.structs.replace(trained.manifest, specs=(None,) * 3)
+    write_artifact(tmp_path / "imported", manifest, trained.files)
+    router = Router.load(tmp_path / "imported")
+    assert router.decide(EASY).arm == "small/single"
+    with pytest.raises(InputError, match="learned from an imported table"):
+        asyncio.run(router.run(EASY))
+
+
+def test_another_backend_than_in_training_is_told_once_or_refused(router_dir, backend):
+    other = {"small": backend("small", fingerprint="other-weights"), "large": backend("large")}
+    router = Router.load(router_dir, backends=other)
+    with pytest.warns(FingerprintWarning, match="fingerprint other-weights instead of small-weights"):
+        asyncio.run(router.run(EASY))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(router.run(EASY))
+    strict = Router.load(router_dir, backends=other, fingerprint="error")
+    with pytest.raises(ArtifactError, match="not the one that router"):
+        asyncio.run(strict.run(EASY))
+    assert other["small"].calls["generate"] == 2
+
+
+def test_other_prices_than_in_training_are_told_too(router_dir, backend):
+    cheap = backend("small")
+    cheap.prices = backend("large").prices
+    router = Router.load(router_dir, backends={"small": cheap, "large": backend("large")})
+    with pytest.warns(FingerprintWarning, match="Prices"):
+        asyncio.run(router.run(EASY))
+
+
+def test_a_budget_reaches_the_strategy(served):
+    router, _ = served
+    with pytest.raises(InputError, match="does not hold one token"):
+        asyncio.run(router.run(EASY, budget=Budget(tokens=1)))
+
+
+def test_the_sync_twin_works_inside_and_outside_of_a_running_loop(served):
+    router, backends = served
+    assert router.run_sync(EASY).answer == "7"
+
+    async def inside():
+        assert router.run_sync(HARD).answer == "42"
+        await router.close()
+
+    asyncio.run(inside())
+    assert not backends["small"].closed  # handed over: the caller's to close
+
+
+def test_a_router_closes_what_it_opened(router_dir, backend, monkeypatch):
+    opened = {}
+
+    def open_scripted(name, spec):
+        opened[name] = backend(name)
+        return opened[name]
+
+    monkeypatch.setattr("howhard.router.router.open_backend", open_scripted)
+    from howhard.strategies.specs import VLLMSpec
+
+    async def use():
+        spec = VLLMSpec(url="http://127.0.0.1:1", model="small-model")
+        async with Router.load(router_dir, backends={"small": spec}) as router:
+            await router.run(EASY)
+        assert opened["small"].closed
+        assert router.decide(EASY).arm == "small/single"
+
+    asyncio.run(use())
+
+
+# ── streaming ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_single_pass_is_streamed_piece_by_piece(served):
+    router, _ = served
+
+    async def read():
+        stream = router.stream(EASY)
+        assert stream.decision is None
+        pieces = [delta.text async for delta in stream]
+        return pieces, stream.decision, await stream.result()
+
+    pieces, decision, routed = asyncio.run(read())
+    assert pieces == ["the", " answer", " is", " 7"]
+    assert decision is routed.decision
+    assert (decision.arm, routed.answer) == ("small/single", "7")
+
+
+def test_other_strategies_yield_their_answer_once(served):
+    router, _ = served
+
+    async def read():
+        stream = router.stream(EASY, context=Context(allowed=["small/vote_of_4"]))
+        return [delta.text async for delta in stream], await stream.result()
+
+    pieces, routed = asyncio.run(read())
+    assert pieces == [routed.text] == ["the answer is 7"]
+
+
+def test_the_result_can_be_had_without_iterating_or_after_stopping_early(served):
+    router, _ = served
+
+    async def read():
+        whole = await router.stream(EASY).result()
+        stream = router.stream(EASY)
+        async for _ in stream:
+            break
+        return whole, await stream.result(), await stream.result()
+
+    whole, after, again = asyncio.run(read())
+    assert whole.text == after.text == again.text == "the answer is 7"
+
+
+def test_a_backend_that_fails_before_the_first_piece_is_replaced(router_dir, backend):
+    small = backend("small", fails=BackendUnreachable("nobody is there"))
+    router = Router.load(router_dir, backends={"small": small, "large": backend("large")})
+
+    async def read():
+        stream = router.stream(EASY)
+        return [delta.text async for delta in stream], await stream.result()
+
+    pieces, routed = asyncio.run(read())
+    assert "".join(pieces) == "the answer is 7"
+    assert (routed.decision.arm, routed.decision.failed) == ("large/single", ("small/single",))
+
+
+def test_a_backend_that_fails_after_the_first_piece_is_not_replaced(router_dir, backend):
+    small = backend("small", fails=BackendTimeout("gone"), pieces_before=2)
+    large = backend("large")
+    router = Router.load(router_dir, backends={"small": small, "large": large})
+
+    async def read():
+        stream = router.stream(EASY)
+        pieces = []
+        with pytest.raises(BackendTimeout, match="gone"):
+            async for delta in stream:
+                pieces.append(delta.text)  # noqa: PERF401  # what came before the failure counts
+        with pytest.raises(InputError, match="start another"):
+            await stream.result()
+        return pieces
+
+    assert asyncio.run(read()) == ["the", " answer"]
+    assert large.calls["generate"] == 0
+
+
+def test_a_closed_stream_has_no_result(served):
+    router, _ = served
+
+    async def read():
+        stream = router.stream(EASY)
+        async for _ in stream:
+            break
+        await stream.aclose()
+        await stream.result()
+
+    with pytest.raises(InputError, match="closed"):
+        asyncio.run(read())
+
+
+# ── from MLflow ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_registered_router_is_loaded_and_its_alias_resolved_once(router_dir, tmp_path, monkeypatch):
+    """Against an MLflow that is no more than a folder: what is asked of it is what counts."""
+    import mlflow
+    import mlflow.artifacts
+
+    asked: list[str] = []
+
+    class Client:
+        def __init__(self, **_):
+            pass
+
+        def get_model_version_by_alias(self, name, alias):
+            asked.append(f"{name}@{alias}")
+            return type("Version", (), {"version": "3"})()
+
+    def download_artifacts(*, artifact_uri, dst_path, tracking_uri):
+        asked.append(artifact_uri)
+        return str(shutil.copytree(router_dir, f"{dst_path}/router"))
+
+    monkeypatch.setattr(mlflow, "MlflowClient", Client)
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download_artifacts)
+    router = Router.load("models:/howhard-router@champion")
+    assert router.source == "models:/howhard-router/3"
+    assert asked == ["howhard-router@champion", "models:/howhard-router/3"]
+    assert router.decide(EASY).arm == "small/single"
+
+
+def test_an_unknown_alias_and_a_missing_mlflow_are_said(monkeypatch):
+    import sys
+
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    class Client:
+        def __init__(self, **_):
+            raise MlflowException("no such alias")
+
+    monkeypatch.setattr(mlflow, "MlflowClient", Client)
+    with pytest.raises(ArtifactError, match=r"was not found in MLflow at .*no such alias.*howhard promote"):
+        Router.load("models:/howhard-router@champion")
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ConfigError, match="pip install 'howhard\\[train\\]'"):
+        Router.load("models:/howhard-router@champion")
+
+
+def test_utilities_that_are_not_known_are_none(router):
+    decision = router.decide(EASY, Objective(value=200, price_of_second=1.0))
+    assert decision.arms[2].utility is None
+    assert not decision.arms[2].feasible
+    assert decision.utility is not None
+    assert np.isfinite(decision.utility)
+    json.dumps(decision.to_dict(), allow_nan=False)
