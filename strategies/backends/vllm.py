@@ -890,6 +890,7 @@ def _overlap(message: str, text: str, width: int = 24) -> bool:
 def _seconds(retry_after: str | None) -> float | None:
     """A Retry-After header in seconds, at most a minute; dates and nonsense are passed over."""
     try:
-        return min(max(float(retry_after or ""), 0.0), 60.0)
+        seconds = float(retry_after or "")
     except ValueError:
         return None
+    return min(max(seconds, 0.0), 60.0) if math.isfinite(seconds) else None
