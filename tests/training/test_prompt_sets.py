@@ -69,7 +69,7 @@ WITH_ID = '{"prompt": "x?", "reference": "4", "id": "i"}\n'
         ("a.jsonl", '{"prompt": "x", "refrence": "4"}', r":1: field 'reference'.*did you mean 'refrence'"),
         ("a.jsonl", '{"prompt": "x", "reference": [4]}', r":1: field 'reference' is \[4\]: give a string"),
         ("a.jsonl", '{"prompt": "x", "grader": "exakt"}', r":1: field 'grader': .*did you mean 'exact'"),
-        ("a.jsonl", GOOD + '{"prompt": " 2 +  2?", "reference": "5"}', r":2: the same .* at .*:1, with another reference"),
+        ("a.jsonl", GOOD + '{"prompt": " 2 +  2?", "reference": "5"}', r":2: the same .* with another reference"),
         ("a.jsonl", WITH_ID + WITH_ID.replace('"i"', '"j"'), r":2: field 'id': the prompt of .*:1 again"),
         ("a.jsonl", WITH_ID + WITH_ID.replace("x?", "y?"), r":2: the same .* with another text"),
         ("a.jsonl", '{"prompt": "x", "reference": "4", "time": "soon"}', "column 'time', row 0: 'soon': not a time"),
