@@ -129,33 +129,25 @@ class Scripted:
 
 def in_thread(app, ssl_context=None):
     """Serve until the returned function is called; gives the port and that function."""
-    loop, ready, port = asyncio.new_event_loop(), threading.Event(), []
+    ready, known = threading.Event(), {}
 
-    async def start():
+    async def serve():
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=ssl_context)
-        await site.start()
-        port.append(runner.addresses[0][1])
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=ssl_context).start()
+        known.update(port=runner.addresses[0][1], loop=asyncio.get_running_loop(), over=asyncio.Event())
         ready.set()
-        return runner
-
-    def run():
-        runner = loop.run_until_complete(start())
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    ready.wait()
+        await known["over"].wait()
+        await runner.cleanup()
 
     def stop():
-        loop.call_soon_threadsafe(loop.stop)
+        known["loop"].call_soon_threadsafe(known["over"].set)
         thread.join()
 
-    return port[0], stop
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    assert ready.wait(30), "the scripted server did not start"
+    return known["port"], stop
 
 
 @pytest.fixture
@@ -181,9 +173,7 @@ def draw(server, *, n=1, prompt=PROMPT, params=None, apart=False, prefixes=None,
 
     async def main():
         prefixes_ = prefixes or [Prefix((Message("user", prompt),))]
-        batch = backend(server, **settings).generate(
-            prefixes_, n=n, params=params or SamplingParams(), apart=apart
-        )
+        batch = backend(server, **settings).generate(prefixes_, n=n, params=params or SamplingParams(), apart=apart)
         rows = await batch.all()
         return [g for row in rows for g in row], batch.usage
 
@@ -198,9 +188,7 @@ def draw(server, *, n=1, prompt=PROMPT, params=None, apart=False, prefixes=None,
     [status(429, **{"Retry-After": "0"}), status(503, "busy"), status(502), hang_up],
     ids=["429", "503", "502", "reset"],
 )
-def test_a_call_refused_before_any_byte_is_sent_again_and_the_retry_is_counted_and_logged(
-    server, fault, caplog
-):
+def test_a_call_refused_before_any_byte_is_sent_again_and_the_retry_is_counted_and_logged(server, fault, caplog):
     server.script = [fault, OK]
     (sample,), usage = draw(server)
     assert (sample.text, sample.finish_reason) == ("fine", "stop")
@@ -218,12 +206,8 @@ def test_a_server_that_stays_busy_ends_the_sample_with_its_own_words(server):
     assert usage == Usage(calls=3)
 
 
-@pytest.mark.parametrize(
-    ("header", "waited"), [("soon", "0.2"), ("nan", "0.2"), ("-1", "0.0"), ("0.01", "0.0")]
-)
-def test_the_wait_is_what_the_server_asks_for_where_that_is_a_number_of_seconds(
-    server, header, waited, caplog
-):
+@pytest.mark.parametrize(("header", "waited"), [("soon", "0.2"), ("nan", "0.2"), ("-1", "0.0"), ("0.01", "0.0")])
+def test_the_wait_is_what_the_server_asks_for_where_that_is_a_number_of_seconds(server, header, waited, caplog):
     server.script = [status(429, **{"Retry-After": header}), OK]
     assert draw(server)[0][0].text == "fine"
     assert f"sending it again in {waited} s (1 of 1)" in caplog.text
@@ -278,9 +262,7 @@ def test_an_address_that_is_no_vllm_server_is_said_to_be_none(server):
 
 
 def test_a_prompt_that_does_not_fit_keeps_its_type(server):
-    message = (
-        "This model's maximum context length is 64 tokens. However, your prompt contains 70 input tokens."
-    )
+    message = "This model's maximum context length is 64 tokens. However, your prompt contains 70 input tokens."
     server.script = [status(400, {"error": {"message": message}})]
     (sample,), _ = draw(server)
     assert isinstance(sample.cause, PromptTooLong)
@@ -292,9 +274,7 @@ def test_token_ids_that_do_not_fit_are_refused_before_anything_is_sent(server):
         served = backend(server)
         await served.check()
         with pytest.raises(PromptTooLong, match="prefix 1 has 64 tokens"):
-            served.generate(
-                [Prefix((), token_ids=(1,)), Prefix((), token_ids=(1,) * 64)], n=1, params=SamplingParams()
-            )
+            served.generate([Prefix((), token_ids=(1,)), Prefix((), token_ids=(1,) * 64)], n=1, params=SamplingParams())
 
     asyncio.run(main())
     assert server.bodies == []
@@ -327,9 +307,7 @@ def test_half_a_stream_is_an_error_with_what_was_drawn_and_is_never_sent_again(s
 def test_a_connection_that_breaks_off_spares_the_samples_that_had_ended(server):
     async def answer(request):
         response = await begin(request)
-        await response.write(
-            sse(piece(0, "whole", tokens=1, finish="stop")) + sse(piece(1, "half", tokens=1))
-        )
+        await response.write(sse(piece(0, "whole", tokens=1, finish="stop")) + sse(piece(1, "half", tokens=1)))
         request.transport.abort()
         return response
 
@@ -609,9 +587,7 @@ def test_a_shared_prompt_is_billed_once_and_its_cached_tokens_at_their_own_price
         )
     ]
     (first, second), usage = draw(server, n=2)
-    assert usage == Usage(
-        prompt_tokens=8, cached_tokens=6, completion_tokens=5, calls=1, cost=2 * 1 + 6 * 0.5 + 5 * 10
-    )
+    assert usage == Usage(prompt_tokens=8, cached_tokens=6, completion_tokens=5, calls=1, cost=2 * 1 + 6 * 0.5 + 5 * 10)
     assert (first.stop_text, first.cached_tokens, first.completion_tokens) == ("\n", 6, 2)
     assert (second.stop_text, second.complete, second.completion_tokens) == (None, False, 3)
 
@@ -633,9 +609,7 @@ def test_a_server_that_counts_nothing_is_counted_by_what_it_lists(server, told, 
 # ── what is never told ──────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
-    "echo", [f"bad input: {PROMPT}", f"bad key {KEY}", f"cut: {PROMPT[:30]}...", KEY + PROMPT]
-)
+@pytest.mark.parametrize("echo", [f"bad input: {PROMPT}", f"bad key {KEY}", f"cut: {PROMPT[:30]}...", KEY + PROMPT])
 def test_neither_key_nor_prompt_is_in_any_message_log_or_repr(server, echo, monkeypatch, caplog):
     monkeypatch.setenv("HOWHARD_TEST_KEY", KEY)
     caplog.set_level(logging.DEBUG)
@@ -708,9 +682,7 @@ def self_signed(folder):
         .serial_number(1)
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .sign(key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
