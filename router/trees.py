@@ -1,8 +1,8 @@
 """Read LightGBM text models and evaluate them, without LightGBM.
 
-Serving so needs neither lightgbm nor scipy (146 MB, 1.2 s of import), and a decision on one prompt takes less
-time than through lightgbm's own `predict`, because the arms of one prompt share all work on the prompt's
-features.
+Serving so needs neither lightgbm nor scipy (146 MB, 1.2 s of import), and a decision takes less time than through
+lightgbm's own `predict`, because the arms of one prompt share all work on the prompt's features: for 8 arms and 200
+trees of 31 leaves 0.021 ms against 0.038 ms (medians, one core; benchmarks/decide_latency.py).
 
 Every test of every tree is made at once, and the leaf follows from bit masks (Lucchese et al. 2015,
 "QuickScorer"): leaves are numbered from left to right, a test that fails clears the bits of the leaves on its
@@ -28,7 +28,7 @@ MAX_LEAVES = 64
 MAX_TREES = 20_000
 _ALL = np.uint64(2**64 - 1)
 _ZERO = 1e-35  # LightGBM's kZeroThreshold: what counts as zero where a split treats zero as missing
-_CHUNK = 2_000_000  # tests made at a time: 16 MB of masks
+_CHUNK = 50_000  # tests made at a time: what stays in a core's cache (2.5 times faster than two million)
 
 Floats = NDArray[np.floating[Any]]
 
