@@ -1,44 +1,149 @@
 """Remake the embedded models: `python -m howhard.training.embedded --out models --seed 0`.
 
-Each stage keeps checkpoints under `--work` and is skipped or resumed on a second run:
-tiny-small, tiny-large (two processes may train them side by side: `--only`), rollouts, tiny-prm, figures, cards.
+Stages, each skipped or resumed on a second run (checkpoints lie under `--work`):
+tiny-small, tiny-large, rollouts (judged solutions of both), tiny-prm, figures (measured curves), cards.
+`--only STAGE` runs single stages: tiny-small and tiny-large may train side by side in two processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import random
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
+from ...strategies.backends.llama import load, load_reward
+from . import cards, curves, reward
 from . import tokenizer as tokenizers
 from .export import export
-from .sizes import SIZES
+from .sizes import JUDGED, PER_CELL, REWARD, SIZES
 from .trainer import train
+
+STAGES = (*SIZES, "rollouts", "tiny-prm", "figures", "cards")
+
+
+def train_language_model(name: str, tokenizer: Tokenizer, options: argparse.Namespace) -> None:
+    """Train one language model to its end and export it."""
+    size = SIZES[name]
+    schedule = dataclasses.replace(size.schedule, steps=options.steps or size.schedule.steps)
+    config = size.config(tokenizer.get_vocab_size(), tokenizer.token_to_id(tokenizers.END))
+    model = train(
+        name, config, schedule, tokenizer, seed=options.seed, checkpoint=options.work / f"{name}.pt")
+    export(model, tokenizer, options.out / name)
+
+
+def judged_solutions(tokenizer: Tokenizer, options: argparse.Namespace) -> list[reward.Judged]:
+    """Draw (or read back) the judged solutions of both models, mixed."""
+    found: list[reward.Judged] = []
+    for place, (name, (problems, n)) in enumerate(JUDGED.items()):
+        model, _ = load(options.out / name)
+        found += reward.judged_rollouts(
+            model, tokenizer, problems, n, seed=options.seed + 100 * place, path=options.work / f"judged-{name}")
+    random.Random(options.seed).shuffle(found)
+    return found
+
+
+def train_reward_model(tokenizer: Tokenizer, options: argparse.Namespace) -> None:
+    """Train tiny-prm from tiny-large's weights and export it."""
+    base, _ = load(options.out / "tiny-large")
+    schedule = dataclasses.replace(REWARD, steps=options.steps or REWARD.steps)
+    model = reward.train_reward(
+        base, judged_solutions(tokenizer, options), schedule, tokenizer, seed=options.seed,
+        checkpoint=options.work / "tiny-prm.pt")
+    export(model, tokenizer, options.out / "tiny-prm")
+
+
+def measure_figures(tokenizer: Tokenizer, options: argparse.Namespace) -> None:
+    """Measure every cell and write figures.json beside each model."""
+    models = {name: load(options.out / name)[0] for name in SIZES}
+    judge, _ = load_reward(options.out / "tiny-prm")
+    kept = options.work / "figures.json"
+
+    def keep(cells: dict[str, dict]) -> None:
+        part = kept.with_suffix(".part")
+        part.write_text(json.dumps(cells))
+        part.replace(kept)
+
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    cells = curves.measure(
+        models, judge, tokenizer, seed=options.seed, per_cell=options.per_cell, known=known, keep=keep)
+    for name in (*SIZES, "tiny-prm"):
+        content = {"seed": options.seed, "samples_per_prompt": curves.DRAWN, "cells": rounded(cells)}
+        (options.out / name / "figures.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def rounded(value: object) -> object:
+    """Round every number in a nest of dictionaries to four decimals."""
+    if isinstance(value, dict):
+        return {str(key): rounded(inner) for key, inner in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def training_text(name: str, work: Path) -> str:
+    """Say how a model was trained, from its checkpoint."""
+    kept = torch.load(work / f"{name}.pt", weights_only=True)
+    if name == "tiny-prm":
+        solutions = " and ".join(f"{a * n:,} of {model}" for model, (a, n) in JUDGED.items())
+        return (f"from tiny-large's weights, {kept['step']:,} steps of about 4,096 tokens; every step of {solutions} "
+                "judged by the families' exact solvers")
+    return (f"from scratch, {kept['step']:,} steps, {kept['tokens'] / 1e6:.1f} M tokens, loss on the solution only; "
+            "Muon and AdamW, one CPU core")
+
+
+def write_cards(options: argparse.Namespace) -> None:
+    """Write the README.md of all three models from figures.json and the checkpoints."""
+    what = {
+        "tiny-small": ("The cheap writer of the pair: solves four kinds of small problems, a step per line.",
+                       "text-generation"),
+        "tiny-large": ("The dear writer of the pair: better than tiny-small at the same four kinds of problems.",
+                       "text-generation"),
+        "tiny-prm": ("A process reward model: scores each step of a solution of tiny-small or tiny-large with the "
+                     "chance that it is\nstill on a right way, read at the newline or end token that closes the step.",
+                     "token-classification"),
+    }
+    for name, (text, task) in what.items():
+        directory = options.out / name
+        config = json.loads((directory / "config.json").read_text())
+        model = load_reward(directory)[0] if name == "tiny-prm" else load(directory)[0]
+        figures = json.loads((directory / "figures.json").read_text())
+        cards.write_card(
+            directory, name=name, what=text, task=task, training=training_text(name, options.work), config=config,
+            parameters=sum(weight.numel() for weight in model.parameters()), cells=figures["cells"],
+            seed=figures["seed"])
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, then run the stages asked for in order."""
     parser = argparse.ArgumentParser(prog="python -m howhard.training.embedded", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("models"), help="where the model directories go")
-    parser.add_argument("--work", type=Path, default=Path(".work/embedded"), help="checkpoints and rollouts")
+    parser.add_argument("--work", type=Path, default=Path(".work/embedded"), help="checkpoints, rollouts, figures")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", action="append", choices=[*SIZES], help="only these stages (repeatable)")
+    parser.add_argument("--only", action="append", choices=STAGES, help="only these stages (repeatable)")
     parser.add_argument("--steps", type=int, help="another length of training than the recipe's")
+    parser.add_argument("--per-cell", type=int, default=PER_CELL, help="prompts per family and level for the figures")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    stages = options.only or [*SIZES]
+    options.work.mkdir(parents=True, exist_ok=True)
+    stages = options.only or STAGES
     tokenizer = tokenizers.build()
-    end = tokenizer.token_to_id(tokenizers.END)
-    for name, size in SIZES.items():
-        if name in stages:
-            schedule = dataclasses.replace(size.schedule, steps=options.steps or size.schedule.steps)
-            model = train(
-                name, size.config(tokenizer.get_vocab_size(), end), schedule, tokenizer, seed=options.seed,
-                checkpoint=options.work / f"{name}.pt")
-            export(model, tokenizer, options.out / name)
+    for stage in STAGES:
+        if stage not in stages:
+            continue
+        if stage in SIZES:
+            train_language_model(stage, tokenizer, options)
+        elif stage == "rollouts":
+            judged_solutions(tokenizer, options)
+        elif stage == "tiny-prm":
+            train_reward_model(tokenizer, options)
+        elif stage == "figures":
+            measure_figures(tokenizer, options)
+        else:
+            write_cards(options)
     return 0
 
 

@@ -40,6 +40,7 @@ def export(model: Llama | RewardModel, tokenizer: Tokenizer, directory: Path) ->
                for name, weight in model.state_dict().items()}
     part = directory / "model.safetensors.part"
     save_file(weights, str(part), metadata={"format": "pt"})
+    part.chmod(0o644)
     part.replace(directory / "model.safetensors")
     tokenizer.save(str(directory / "tokenizer.json"))
     special = {"eos_token": END, "pad_token": PAD, "unk_token": UNKNOWN}
