@@ -79,17 +79,11 @@ class Log:
         """
         self.path = Path(directory)
         if self.path.is_file():
-            raise TableError(
-                f"{self.path} is a file: a log to write to is a directory; read files with Log.open"
-            )
+            raise TableError(f"{self.path} is a file: a log to write to is a directory; read files with Log.open")
         manifest = self.path / "manifest.json"
         if not manifest.exists():
-            if self.path.exists() and any(
-                p.name != ".lock" for p in self.path.iterdir() if not _is_temporary(p)
-            ):
-                raise TableError(
-                    f"{self.path} is not empty and holds no log: name a new directory, or an old log"
-                )
+            if self.path.exists() and any(p.name != ".lock" for p in self.path.iterdir() if not _is_temporary(p)):
+                raise TableError(f"{self.path} is not empty and holds no log: name a new directory, or an old log")
             self.path.mkdir(parents=True, exist_ok=True)
             _write_atomically(manifest, json.dumps({"schema_version": tables.SCHEMA_VERSION}).encode())
         self._file: tuple[str, pa.Table] | None = None
@@ -108,16 +102,12 @@ class Log:
             return cls(path)
         if path.is_file():
             return cls._of_file(path)
-        raise TableError(
-            f"no log at {path}: give a directory that `howhard collect` wrote, or an exported table"
-        )
+        raise TableError(f"no log at {path}: give a directory that `howhard collect` wrote, or an exported table")
 
     @classmethod
     def _of_file(cls, path: Path) -> "Log":
         data = _read_part(path)
-        metadata = {
-            k.decode(): v.decode() for k, v in (data.schema.metadata or {}).items() if k[:8] == b"howhard."
-        }
+        metadata = {k.decode(): v.decode() for k, v in (data.schema.metadata or {}).items() if k[:8] == b"howhard."}
         tables.check_version(metadata.get("howhard.schema_version"), str(path))
         log = cls.__new__(cls)
         log.path, log._lock, log._index = path, None, None
@@ -223,9 +213,7 @@ class Log:
         try:
             manifest = json.loads((self.path / "manifest.json").read_bytes())
         except ValueError as exc:
-            raise TableError(
-                f"{self.path / 'manifest.json'} is damaged: {exc}. Restore it from a copy."
-            ) from exc
+            raise TableError(f"{self.path / 'manifest.json'} is damaged: {exc}. Restore it from a copy.") from exc
         return manifest if isinstance(manifest, dict) else {}
 
     def notes(self) -> dict[str, Any]:

@@ -75,17 +75,6 @@ def from_problems(problems: Iterable[Problem]) -> pd.DataFrame:
     return _table(rows)
 
 
-def family(group: str) -> str:
-    """The family of a generated problem's group: what stands before the last hyphen, or the whole group.
-
-    Sibling groups must stay on one side of a split: see DESIGN section 5.
-    >>> family("countdown-4"), family("bbh")
-    ('countdown', 'bbh')
-    """
-    head, hyphen, level = group.rpartition("-")
-    return head if hyphen and level.isdigit() else group
-
-
 def messages_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
     """The messages of a prompts row: its JSON where it has one, else its text as one user message."""
     stored = row["messages"]

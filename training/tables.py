@@ -122,9 +122,7 @@ SAMPLES: tuple[Column, ...] = (
     _count("completion_tokens", "drawn"),
     _amount("cost", "of this sample's completion tokens"),
     _amount("prompt_cost", "of the prompt, which n samples of one call share"),
-    _amount(
-        "seconds", "from the call to the sample's last token, under the load of the collection", nullable=True
-    ),
+    _amount("seconds", "from the call to the sample's last token, under the load of the collection", nullable=True),
 )
 
 OUTCOMES: tuple[Column, ...] = (
@@ -135,11 +133,11 @@ OUTCOMES: tuple[Column, ...] = (
     _str("strategy", "", nullable=True),
     Column("n", "int", "samples that the arm draws", nullable=True, low=1),
     _share("quality", "the grader's judgement, or its expectation"),
-    _amount("prompt_tokens", "all prompt tokens of all calls"),
-    _amount("cached_tokens", "those of them that the server had cached"),
-    _amount("completion_tokens", "all tokens drawn"),
-    _amount("verifier_tokens", "read or written by verifiers"),
-    _amount("calls", "generate and score calls"),
+    _amount("prompt_tokens", "all prompt tokens of all calls; null = not logged", nullable=True),
+    _amount("cached_tokens", "those of them that the server had cached", nullable=True),
+    _amount("completion_tokens", "all tokens drawn; null = not logged", nullable=True),
+    _amount("verifier_tokens", "read or written by verifiers", nullable=True),
+    _amount("calls", "generate and score calls", nullable=True),
     _amount("cost", "verifiers included; null = not measured", nullable=True),
     _amount("latency_s", "of the arm running alone; null = not measured", nullable=True),
     Column("propensity", "float", "chance with which the arm was chosen", nullable=True, low=0, high=1),
@@ -245,9 +243,7 @@ def validate(table: str, df: pd.DataFrame, *, unique: bool = True) -> pd.DataFra
             f"howhard.training.tables.fill does that), or map another column to it with `howhard import`."
         )
     if unknown:
-        raise TableError(
-            f"{table}: column {unknown[0]!r} is unknown{nearest(unknown[0], names)}. Drop or rename it."
-        )
+        raise TableError(f"{table}: column {unknown[0]!r} is unknown{nearest(unknown[0], names)}. Drop or rename it.")
     if len(df) == 0:
         raise TableError(f"{table}: the table is empty. Collect or import at least one row.")
     checked = pd.DataFrame({c.name: _checked(table, c, df[c.name].tolist()) for c in columns})
@@ -259,10 +255,11 @@ def validate(table: str, df: pd.DataFrame, *, unique: bool = True) -> pd.DataFra
 def fill(table: str, rows: "pd.DataFrame | Iterable[Mapping[str, object]]") -> pd.DataFrame:
     """Add the columns that are missing where a value is optional (null) or plainly zero, and nothing else.
 
-    Outcomes get zero tokens and calls 1, samples zero cached tokens and costs, no verdicts, origin "collect".
+    Samples get zero cached tokens and costs, no verdicts, and origin "collect"; outcomes zero cached tokens and
+    verifier tokens.
     """
     df = pd.DataFrame(rows).copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    zero = {"cached_tokens": 0, "verifier_tokens": 0.0, "calls": 1.0}
+    zero = {"cached_tokens": 0.0, "verifier_tokens": 0.0}
     if table == "samples":
         zero = {"cached_tokens": 0, "cost": 0.0, "prompt_cost": 0.0, "origin": "collect"}
     for column in COLUMNS[table]:
@@ -314,12 +311,8 @@ def check_version(found: object, where: str) -> None:
             f"`howhard import`."
         )
     older = str(found).isdigit() and int(str(found)) < SCHEMA_VERSION
-    remedy = (
-        "Collect anew, or import its tables with `howhard import`" if older else "Upgrade howhard to read it"
-    )
-    raise TableError(
-        f"{where}: schema version {found}, this release reads version {SCHEMA_VERSION}. {remedy}."
-    )
+    remedy = "Collect anew, or import its tables with `howhard import`" if older else "Upgrade howhard to read it"
+    raise TableError(f"{where}: schema version {found}, this release reads version {SCHEMA_VERSION}. {remedy}.")
 
 
 def _checked(table: str, column: Column, cells: list[Any]) -> pd.Series:
@@ -400,9 +393,7 @@ def _is_number(value: object) -> bool:
 
 def _checked_times(column: Column, cells: list[Any], missing: np.ndarray, refuse: _Refuse) -> pd.Series:
     numbers = _each(cells, missing, _is_number)
-    refuse(
-        numbers, "a time is needed, this is a number", "Convert it with pandas.to_datetime(..., unit=...)."
-    )
+    refuse(numbers, "a time is needed, this is a number", "Convert it with pandas.to_datetime(..., unit=...).")
     times = []
     for cell, gone in zip(cells, missing, strict=True):
         try:
@@ -463,9 +454,7 @@ def _refuse_duplicates(table: str, df: pd.DataFrame) -> None:
         key = tuple(None if _is_missing(cell) else cell for cell in cells)
         if key in seen:
             shown = ", ".join(f"{name}={cell!r}" for name, cell in zip(names, key, strict=True))
-            raise TableError(
-                f"{table}: rows {seen[key]} and {row} have the same key ({shown}). {_REMEDIES[table]}"
-            )
+            raise TableError(f"{table}: rows {seen[key]} and {row} have the same key ({shown}). {_REMEDIES[table]}")
         seen[key] = row
 
 
