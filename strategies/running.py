@@ -252,8 +252,10 @@ class Run:
 def _nothing_left(backend: str, failed: Sequence[Generation]) -> HowhardError:
     """Make the error for a run whose every sample failed: of the kind of the first one's cause."""
     first = failed[0]
-    which = "the only sample" if len(failed) == 1 else f"all {len(failed)} samples"
-    error = f"{which} of {backend!r} failed: {first.error}"
+    if len(failed) == 1:
+        error = f"the only sample of {backend!r} failed: {first.error}"
+    else:
+        error = f"all {len(failed)} samples of {backend!r} failed; the first: {first.error}"
     if first.cause is None:
         return BackendError(error)
     failure = type(first.cause)(error)

@@ -29,8 +29,7 @@ from .base import (
     StrategyResult,
     Usage,
 )
-from .errors import BackendError, InputError, PromptTooLong
-
+from .errors import BackendError, HowhardError, InputError, PromptTooLong
 
 # ── fakes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -91,7 +90,11 @@ class ScriptedBackend:
 
     def _start(self, prefix: Prefix, i: int, params: SamplingParams, book: Callable[..., None]) -> Sample:
         task: asyncio.Task[None]
-        sample = Sample(lambda: task.cancel())
+
+        def cancel() -> None:
+            task.cancel()
+
+        sample = Sample(cancel)
         task = asyncio.get_running_loop().create_task(self._write(sample, prefix, i, params, book))
         task.add_done_callback(lambda _: sample.finish(self._generation(prefix, "", "cancelled")))
         return sample
@@ -147,10 +150,13 @@ class ScriptedBackend:
 
 
 class FailingOn:
-    """Another backend, of which the samples at some places of every call fail, after they have been drawn."""
+    """Another backend, of which the samples at some places of every call fail, after they have been drawn.
 
-    def __init__(self, backend: Backend, places: Collection[int]) -> None:
-        self.backend, self.places = backend, places
+    places : which of a prefix's samples.    cause : what Generation.cause then says.
+    """
+
+    def __init__(self, backend: Backend, places: Collection[int], *, cause: HowhardError | None = None) -> None:
+        self.backend, self.places, self.cause = backend, places, cause
         self.name, self.prices = backend.name, backend.prices
         self.fingerprint, self.context = backend.fingerprint, backend.context
 
@@ -160,7 +166,7 @@ class FailingOn:
         for row in batch.samples:
             for place in self.places:
                 if place < len(row):
-                    row[place] = _Failing(row[place])
+                    row[place] = _Failing(row[place], self.cause)
         return batch
 
     async def close(self) -> None:
@@ -168,13 +174,14 @@ class FailingOn:
 
 
 class _Failing(Sample):
-    def __init__(self, sample: Sample) -> None:
+    def __init__(self, sample: Sample, cause: HowhardError | None) -> None:
         super().__init__(sample.cancel)
-        self._sample = sample
+        self._sample, self._cause = sample, cause
 
     async def result(self) -> Generation:
         drawn = await self._sample.result()
-        return dataclasses.replace(drawn, finish_reason="error", stop_text=None, error="failed on purpose")
+        error = "failed on purpose"
+        return dataclasses.replace(drawn, finish_reason="error", stop_text=None, error=error, cause=self._cause)
 
 
 # ── the contract ────────────────────────────────────────────────────────────────────────────────────────────
@@ -231,7 +238,8 @@ async def a_token_budget_holds(subject: Subject) -> None:
         try:
             result = await subject.run(subject.prompts[0], Budget(tokens=tokens))
         except InputError as exc:
-            assert f"{tokens} tokens" in str(exc)
+            words = str(exc)
+            assert f"{tokens} tokens" in words
         else:
             assert 0 < result.usage.total_tokens <= tokens
             assert result.stopped_because
@@ -244,7 +252,8 @@ async def a_cost_budget_holds(subject: Subject) -> None:
         try:
             result = await subject.run(subject.prompts[0], Budget(cost=free * share))
         except InputError as exc:
-            assert "cost" in str(exc)
+            words = str(exc)
+            assert "cost" in words
         else:
             assert 0 < result.usage.cost <= free * share + 1e-9
 
@@ -259,7 +268,7 @@ async def a_cancelled_run_leaves_no_sample_behind(subject: Subject) -> None:
     """Cancelling the caller cancels its samples, and CancelledError goes through."""
     task = asyncio.ensure_future(subject.run(subject.prompts[0]))
     async with asyncio.timeout(60):
-        while not await subject.running() and not task.done():
+        while not await subject.running() and not task.done():  # noqa: ASYNC110  # another thread's state
             await asyncio.sleep(0)
         task.cancel()
         try:
@@ -268,19 +277,20 @@ async def a_cancelled_run_leaves_no_sample_behind(subject: Subject) -> None:
             pass
         else:
             raise AssertionError("the run had ended before it could be cancelled: give it more to draw")
-        while await subject.running():
+        while await subject.running():  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
 async def a_failed_sample_is_visible_and_loses_no_other(subject: Subject) -> None:
-    """The samples that did not fail are still weighed; where none is left, BackendError names the first error."""
+    """Samples that did not fail are still weighed; where none is left, BackendError names the first error."""
     flawed = dataclasses.replace(subject, backend=FailingOn(subject.backend, {0}))
     try:
         result = await flawed.run(subject.prompts[0])
     except BackendError as exc:
+        words = str(exc)
+        assert "failed on purpose" in words
         whole = await subject.run(subject.prompts[0])
         assert len(whole.candidates) == 1
-        assert "failed on purpose" in str(exc)
     else:
         failed = [c for c in result.candidates if c.generation.finish_reason == "error"]
         assert failed

@@ -157,13 +157,13 @@ class TreeSearch(Bindable):
         why = await search.grow()
         if not any(node.finished for node in search.ended):
             why += await search.finish_greedily()
-        candidates = [node.candidate() for node in sorted(search.ended, key=lambda node: node.index)]
-        best = best_of(candidates)
+        weighed = {node: node.candidate() for node in sorted(search.ended, key=lambda node: node.index)}
+        best = best_of(list(weighed.values()))
         if best is None or not best.generation.complete:  # no answer: show how far the best way came
-            partial = search.best_partial().candidate()
-            if not any(partial.text == c.text for c in candidates) and (partial.text or not candidates):
-                candidates.append(partial)
-            best = next((c for c in candidates if c.text == partial.text), best)
+            partial = search.best_partial()
+            if partial.steps or not weighed:
+                best = weighed.setdefault(partial, partial.candidate())
+        candidates = list(weighed.values())
         return run.result(candidates, best, why)
 
     def _tighter(self, budget: Budget | None) -> Budget | None:
@@ -346,14 +346,15 @@ class _Search:
 
     def best_partial(self) -> _Node:
         """The most promising solution that has not finished, the root if need be."""
-        return next(node for node in (*self.beam, *self._passed) if node.used < self.settings.params.max_tokens)
+        cut = (node for node in reversed(self.ended) if node.steps[-1].finish_reason != "error")
+        return next(itertools.chain(self.beam, cut, self._passed))
 
     async def finish_greedily(self) -> str:
         """Write the best partial solution to its end, within what is left; returns what came of it."""
         run, s = self.run, self.settings
-        if self._broken or run.out_of_time or not run.meter.allows():
-            return ""  # a failed call is not replaced by another one that nobody asked for
-        node = self.best_partial()
+        if not self.beam or run.out_of_time or not run.meter.allows():
+            return ""  # what failed or was cut is not tried again: nobody asked for more calls
+        node = self.beam[0]
         most = s.params.max_tokens - node.used
         room = run.most_completion(node.prefix, most)
         if room < 1:
@@ -376,4 +377,6 @@ class _Search:
             last.score = verdicts.scores[0]
             last.step_scores = verdicts.steps[0] if verdicts.steps is not None else None
         self.ended.append(last)
+        if generation.finish_reason != "error":
+            self.beam = []  # the end of this way is what there is to show
         return "; the best way was written to its end greedily" if last.finished else ""

@@ -1,0 +1,365 @@
+"""The local backend against its own model, run the slow way."""
+
+import asyncio
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from howhard.strategies import Prefix, Prices, SamplingParams, as_messages
+from howhard.strategies.errors import BackendError, ConfigError, InputError, PromptTooLong
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+torch = pytest.importorskip("torch")
+
+from howhard.strategies.backends import local as module  # noqa: E402
+from howhard.strategies.backends.local import LocalBackend, choose  # noqa: E402
+
+PRICES = Prices(prompt=1.0, completion=2.0)
+ONE, TWO = (Prefix(as_messages(text)) for text in ("1 + 2", "34 - 5 = 6"))
+
+
+def generate(backend, prefixes, n=1, **params):
+    """All samples of one call."""
+
+    async def run():
+        return await backend.generate(prefixes, n=n, params=SamplingParams(**params)).all()
+
+    return asyncio.run(run())
+
+
+def logits_of(backend, ids):
+    """(tokens, vocabulary): what the model says after each token, by one full forward pass."""
+    return backend._model(torch.tensor([ids]))[0].double()
+
+
+# choosing a token
+
+
+@given(
+    arrays.arrays(np.float32, (3, 7), elements=st.floats(-20, 20, width=32)),
+    st.lists(st.floats(0, 1, exclude_max=True), min_size=3, max_size=3),
+    st.floats(0.1, 3),
+    st.floats(0.05, 1),
+)
+@settings(max_examples=60)
+def test_a_token_is_the_first_whose_cumulative_probability_exceeds_the_uniform(logits, uniform, temperature, top_p):
+    ids, logprobs = choose(logits, np.full(3, temperature), np.full(3, top_p), np.array(uniform))
+    for row in range(3):
+        x = logits[row].astype(float)
+        p = np.exp((x - x.max()) / temperature)
+        order = np.argsort(-p, kind="stable")
+        kept, reached = [], 0.0
+        for token in order:
+            if reached >= top_p * p.sum() * (1 + 1e-12):
+                break
+            kept.append(token)
+            reached += p[token]
+        p = np.where(np.isin(np.arange(7), kept), p, 0)
+        before = p[: ids[row]].sum() / p.sum()
+        assert p[ids[row]] > 0
+        assert before - 1e-9 <= uniform[row] <= before + p[ids[row]] / p.sum() + 1e-9
+        assert logprobs[row] == pytest.approx(x[ids[row]] - np.logaddexp.reduce(x))
+
+
+def test_rows_draw_by_their_own_settings():
+    logits = np.tile(np.log([0.1, 0.6, 0.3]), (4, 1)).astype(np.float32)
+    last = 1 - 2**-53
+    ids, _ = choose(
+        logits, np.array([0.0, 1.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.5, 1.0]), np.array([0, last, last, 0.1001])
+    )
+    assert ids.tolist() == [1, 2, 1, 1]
+
+
+def test_logits_that_are_not_finite_choose_nothing():
+    logits = np.zeros((2, 3), dtype=np.float32)
+    logits[1, 2] = np.nan
+    ids, _ = choose(logits, np.ones(2), np.ones(2), np.full(2, 0.5))
+    assert ids.tolist() == [1, -1]
+
+
+# what is drawn
+
+
+def test_greedy_tokens_and_log_probabilities_are_those_of_a_full_forward_pass(local):
+    [[one], [two]] = generate(local, [ONE, TWO], temperature=0, max_tokens=20)
+    for sample in (one, two):
+        ids = [*sample.prompt_token_ids, *sample.token_ids]
+        logits = logits_of(local, ids)[len(sample.prompt_token_ids) - 1 : -1]
+        assert logits.argmax(-1).tolist() == list(sample.token_ids)
+        own = torch.log_softmax(logits, -1)[range(len(sample.token_ids)), list(sample.token_ids)]
+        assert sample.logprobs == pytest.approx(own.tolist(), abs=1e-4)
+
+
+def test_samples_follow_the_model_s_distribution(local):
+    [row] = generate(local, [ONE], n=4000, max_tokens=1, seed=0)
+    ids = row[0].prompt_token_ids
+    p = torch.softmax(logits_of(local, list(ids))[-1], -1).numpy()
+    seen = np.bincount([sample.token_ids[0] for sample in row], minlength=len(p))
+    chi2 = ((seen - 4000 * p) ** 2 / (4000 * p)).sum()
+    assert chi2 < 2.5 * len(p)  # 18 degrees of freedom: 45 has a chance below .001, and the seed is fixed
+
+
+def test_a_seeded_sample_does_not_depend_on_the_batch(local, tiny_model):
+    [alone] = generate(local, [ONE], n=2, seed=5, max_tokens=30)
+    small = LocalBackend("small", tiny_model, prices=PRICES, max_batch=3)
+    for backend in (local, small):
+        both = generate(backend, [TWO, ONE], n=7, seed=5, max_tokens=30)
+        assert [s.token_ids for s in both[1][:2]] == [s.token_ids for s in alone]
+        assert [s.text for s in both[0]] != [s.text for s in both[1]]
+    asyncio.run(small.close())
+
+
+def test_unseeded_samples_differ(local):
+    first, second = (generate(local, [ONE], n=8, max_tokens=30) for _ in range(2))
+    assert [s.text for s in first[0]] != [s.text for s in second[0]]
+
+
+def test_going_on_by_token_ids_continues_the_very_text(local):
+    [[whole]] = generate(local, [TWO], temperature=0, max_tokens=24)
+    [[head]] = generate(local, [TWO], temperature=0, max_tokens=5)
+    assert head.finish_reason == "length"
+    prefix = TWO.extended(head)
+    [[tail]] = generate(local, [prefix], temperature=0, max_tokens=19)
+    assert head.token_ids + tail.token_ids == whole.token_ids
+    assert head.text + tail.text == whole.text
+    assert tail.prompt_tokens == head.prompt_tokens + 5
+
+
+def test_going_on_from_text_reads_the_answer_so_far(local):
+    [[sample]] = generate(local, [Prefix(ONE.messages, "3 + 4\n")], max_tokens=2)
+    assert sample.prompt_token_ids == (*local._tokenizer.encode("1 + 2\n3 + 4\n").ids,)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_stop_string_ends_a_sample_where_it_first_occurs(local, keep):
+    [free] = generate(local, [ONE], n=40, seed=1, max_tokens=60)
+    stop = ("\n", "9 1")
+    [row] = generate(local, [ONE], n=40, seed=1, max_tokens=60, stop=stop, keep_stop=keep)
+    stopped = 0
+    for sample, whole in zip(row, free, strict=True):
+        places = {s: whole.text.find(s) for s in stop if s in whole.text}
+        if not places:
+            assert sample.text == whole.text
+            continue
+        first = min(places, key=places.get)
+        stopped += 1
+        assert sample.finish_reason == "stop"
+        assert sample.stop_text == first
+        assert sample.text == whole.text[: places[first] + (len(first) if keep else 0)]
+        assert sample.token_ids == whole.token_ids[: sample.completion_tokens]
+    assert stopped > 10
+
+
+def test_the_end_token_is_counted_and_is_not_text(local):
+    [row] = generate(local, [ONE], n=30, seed=1, max_tokens=60)
+    ended = [s for s in row if s.finish_reason == "stop"]
+    assert ended
+    for sample in ended:
+        assert sample.token_ids[-1] == 1
+        assert sample.completion_tokens == len(sample.token_ids) == len(sample.logprobs)
+        assert "</s>" not in sample.text
+        assert sample.seconds > 0
+
+
+def test_log_probabilities_are_left_out_where_nobody_asked(local):
+    [[sample]] = generate(local, [ONE], max_tokens=3, logprobs=False)
+    assert sample.logprobs is None
+
+
+# streaming
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("model", ["tiny_model", "byte_model"])
+def test_streamed_pieces_add_up_to_the_text(model, keep, request, monkeypatch):
+    monkeypatch.setattr(module, "_FLUSH_S", -1.0)  # every token is a flush
+    backend = LocalBackend("streamed", request.getfixturevalue(model), prices=PRICES)
+
+    async def run():
+        params = SamplingParams(max_tokens=60, seed=2, stop=("9 1", "A"), keep_stop=keep)
+        batch = backend.generate([ONE], n=20, params=params)
+
+        async def pieces(sample):
+            return [delta.text async for delta in sample]
+
+        streamed = await asyncio.gather(*(pieces(sample) for sample in batch.samples[0]))
+        [row] = await batch.all()
+        await backend.close()
+        return streamed, row
+
+    streamed, row = asyncio.run(run())
+    assert ["".join(pieces) for pieces in streamed] == [sample.text for sample in row]
+    assert max(len(pieces) for pieces in streamed) > 5
+    assert all(piece for pieces in streamed for piece in pieces)
+
+
+# accounts
+
+
+def test_a_prompt_is_counted_once_for_all_its_samples(local):
+    async def run():
+        batch = local.generate([ONE, TWO], n=5, params=SamplingParams(max_tokens=8, seed=0))
+        return await batch.all(), batch.usage
+
+    rows, usage = asyncio.run(run())
+    assert usage.prompt_tokens == sum(row[0].prompt_tokens for row in rows)
+    assert usage.prompt_tokens == local.count_tokens(ONE) + local.count_tokens(TWO)
+    assert usage.completion_tokens == sum(s.completion_tokens for row in rows for s in row)
+    assert usage.cost == usage.prompt_tokens + 2 * usage.completion_tokens
+    assert local.served == usage
+    for _ in range(70):
+        generate(local, [ONE], max_tokens=1)
+    assert local.served.calls == 71
+    assert local.running == 0
+
+
+# cancelling and failing
+
+
+@pytest.fixture
+def gate(local, monkeypatch):
+    """Hold the model before its second token until the gate is opened."""
+    opened, reached = threading.Event(), threading.Event()
+    step = local._model.step
+
+    def held(state, ids):
+        reached.set()
+        opened.wait(30)
+        return step(state, ids)
+
+    monkeypatch.setattr(local._model, "step", held)
+    yield opened, reached
+    opened.set()
+
+
+def test_one_sample_is_cancelled_alone_between_two_tokens(local, gate):
+    opened, reached = gate
+
+    async def run():
+        batch = local.generate([ONE], n=6, params=SamplingParams(max_tokens=30, seed=1))
+        await asyncio.to_thread(reached.wait, 30)
+        batch.samples[0][2].cancel()
+        opened.set()
+        return (await batch.all())[0]
+
+    row = asyncio.run(run())
+    opened.set()
+    [whole] = generate(local, [ONE], n=6, seed=1, max_tokens=30)
+    assert row[2].finish_reason == "cancelled"
+    assert row[2].token_ids == whole[2].token_ids[:1]
+    assert [s.token_ids for i, s in enumerate(row) if i != 2] == [s.token_ids for i, s in enumerate(whole) if i != 2]
+
+
+def test_waiting_calls_are_merged_and_can_be_cancelled_before_they_start(local, gate):
+    opened, reached = gate
+
+    async def run():
+        first = local.generate([ONE], n=1, params=SamplingParams(max_tokens=30, seed=1))
+        await asyncio.to_thread(reached.wait, 30)
+        second = local.generate([TWO], n=2, params=SamplingParams(max_tokens=5, seed=1))
+        third = local.generate([ONE], n=2, params=SamplingParams(max_tokens=5, seed=1))
+        assert local.running == 5
+        second.cancel()
+        cancelled = await second.all()  # while the engine is still held
+        opened.set()
+        await first.all()
+        return cancelled, second.usage, await third.all()
+
+    cancelled, usage, third = asyncio.run(run())
+    assert [s.finish_reason for s in cancelled[0]] == ["cancelled"] * 2
+    assert [s.text for s in cancelled[0]] == ["", ""]
+    assert (usage.prompt_tokens, usage.completion_tokens) == (0, 0)
+    assert [s.token_ids for s in third[0]] == [
+        s.token_ids for s in generate(local, [ONE], n=2, seed=1, max_tokens=5)[0]
+    ]
+
+
+def test_a_model_that_breaks_fails_its_batch_and_no_other(local, monkeypatch):
+    def broken(state, ids):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local._model, "step", broken)
+        [row] = generate(local, [ONE], n=3, seed=1, max_tokens=30)
+    failed = [s for s in row if s.finish_reason == "error"]
+    assert failed
+    assert all("RuntimeError: out of memory" in s.error for s in failed)
+    assert all(s.completion_tokens == 1 for s in failed)
+    assert local.running == 0
+    [row] = generate(local, [ONE], n=3, seed=1, max_tokens=30)
+    assert "error" not in [s.finish_reason for s in row]
+
+
+def test_closing_cancels_what_runs_and_refuses_more(tiny_model, monkeypatch):
+    backend = LocalBackend("closing", tiny_model, prices=PRICES)
+    step, reached = backend._model.step, threading.Event()
+
+    def slow(state, ids):
+        reached.set()
+        with backend._engine._condition:
+            backend._engine._condition.wait_for(lambda: backend._engine.closed, 30)
+        return step(state, ids)
+
+    async def run():
+        monkeypatch.setattr(backend._model, "step", slow)
+        batch = backend.generate([ONE], n=4, params=SamplingParams(max_tokens=100, seed=3))
+        await asyncio.to_thread(reached.wait, 30)
+        await backend.close()
+        [row] = await batch.all()
+        with pytest.raises(BackendError, match="closed"):
+            backend.generate([ONE], n=1, params=SamplingParams(max_tokens=1))
+        return row
+
+    assert "cancelled" in [s.finish_reason for s in asyncio.run(run())]
+    asyncio.run(backend.close())
+
+
+def test_samples_whose_event_loop_is_gone_do_not_hold_the_engine_up(local):
+    async def leave():
+        local.generate([ONE], n=50, params=SamplingParams(max_tokens=100))
+
+    asyncio.run(leave())
+    [[sample]] = generate(local, [ONE], max_tokens=2)
+    assert sample.completion_tokens > 0
+
+
+# bad input
+
+
+def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_drawn(local):
+    long = Prefix(as_messages("1 " * 150))
+    with pytest.raises(PromptTooLong, match=r"holds 160 tokens, but the prompt has 151 .* lower max_tokens to 9"):
+        generate(local, [ONE, long], max_tokens=10)
+    with pytest.raises(PromptTooLong, match="shorten the prompt"):
+        generate(local, [Prefix(as_messages("1 " * 200))], max_tokens=1)
+    assert local.served.total_tokens == 0
+    [[sample]] = generate(local, [long], max_tokens=9)
+    assert sample.completion_tokens <= 9
+
+
+@pytest.mark.parametrize(
+    "prefixes, n", [([], 1), ([ONE], 0), ([Prefix(ONE.messages, "", (99,))], 1), ([Prefix(ONE.messages, "", ())], 1)]
+)
+def test_impossible_calls_are_refused(local, prefixes, n):
+    with pytest.raises(InputError):
+        generate(local, prefixes, n=n)
+
+
+def test_a_model_that_is_not_there_is_named_with_those_that_ship(tmp_path):
+    with pytest.raises(ConfigError, match=r"no directory there holds a config.json.*shipped: "):
+        LocalBackend("x", tmp_path / "nothing", prices=PRICES)
+    with pytest.raises(ConfigError, match="max_batch=0"):
+        LocalBackend("x", tmp_path, prices=PRICES, max_batch=0)
+
+
+def test_the_fingerprint_is_of_weights_and_tokenizer_not_of_names(tiny_model, tmp_path, local):
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    (copy / "README.md").write_text("a card")
+    assert module.fingerprint_of(copy) == local.fingerprint
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert module.fingerprint_of(copy) != local.fingerprint
