@@ -438,7 +438,7 @@ def test_a_collection_killed_at_random_moments_goes_on_without_loss_or_repetitio
     kills, ended = 0, False
     while not ended:
         before = len(Log.open(path).samples()) if path.exists() else 0
-        acknowledged, left = 0, rng.randrange(3, 12)
+        acknowledged, left = 0, rng.randrange(2, 6)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
@@ -454,7 +454,7 @@ def test_a_collection_killed_at_random_moments_goes_on_without_loss_or_repetitio
         samples = Log.open(path).samples()
         assert len(samples) >= before + acknowledged
         assert not samples.duplicated(["prompt_id", "sample_index"]).any()
-    assert kills == 4
+    assert kills >= 2
     assert len(samples) == 240
     outcomes = Log.open(path).outcomes()
     assert len(outcomes) == outcomes["prompt_id"].nunique() == 60
