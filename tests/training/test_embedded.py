@@ -7,12 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tokenizers.decoders import DecodeStream  # noqa: E402
-
 from howhard.strategies.backends.llama import LlamaConfig  # noqa: E402
 from howhard.training.embedded import data, reward, rollouts, trainer  # noqa: E402
 from howhard.training.embedded import tokenizer as tokenizers  # noqa: E402
 from howhard.training.problems.families import FAMILIES, fresh_problems  # noqa: E402
+from tokenizers.decoders import DecodeStream  # noqa: E402
 
 TOKENIZER = tokenizers.build()
 END = TOKENIZER.token_to_id(tokenizers.END)
@@ -31,7 +30,7 @@ def test_every_familys_text_survives_the_round_trip_whole_and_token_by_token(nam
 
 def test_one_token_per_word_number_and_mark_and_unknown_for_the_rest():
     encoded = TOKENIZER.encode("Use 3, 5 and 7 to make 36.\n3 + 5 = 8")
-    assert encoded.tokens == "Use 3 , 5 and 7 to make 36 . \n 3 + 5 = 8".split(" ")
+    assert encoded.tokens == ["Use", "3", ",", "5", "and", "7", "to", "make", "36", ".", "\n", "3", "+", "5", "=", "8"]
     assert TOKENIZER.encode("200 zebras").tokens == ["<unk>", "<unk>"]
 
 

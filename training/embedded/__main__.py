@@ -31,8 +31,7 @@ def train_language_model(name: str, tokenizer: Tokenizer, options: argparse.Name
     size = SIZES[name]
     schedule = dataclasses.replace(size.schedule, steps=options.steps or size.schedule.steps)
     config = size.config(tokenizer.get_vocab_size(), tokenizer.token_to_id(tokenizers.END))
-    model = train(
-        name, config, schedule, tokenizer, seed=options.seed, checkpoint=options.work / f"{name}.pt")
+    model = train(name, config, schedule, tokenizer, seed=options.seed, checkpoint=options.work / f"{name}.pt")
     export(model, tokenizer, options.out / name)
 
 
@@ -42,7 +41,8 @@ def judged_solutions(tokenizer: Tokenizer, options: argparse.Namespace) -> list[
     for place, (name, (problems, n)) in enumerate(JUDGED.items()):
         model, _ = load(options.out / name)
         found += reward.judged_rollouts(
-            model, tokenizer, problems, n, seed=options.seed + 100 * place, path=options.work / f"judged-{name}")
+            model, tokenizer, problems, n, seed=options.seed + 100 * place, path=options.work / f"judged-{name}"
+        )
     random.Random(options.seed).shuffle(found)
     return found
 
@@ -52,8 +52,13 @@ def train_reward_model(tokenizer: Tokenizer, options: argparse.Namespace) -> Non
     base, _ = load(options.out / "tiny-large")
     schedule = dataclasses.replace(REWARD, steps=options.steps or REWARD.steps)
     model = reward.train_reward(
-        base, judged_solutions(tokenizer, options), schedule, tokenizer, seed=options.seed,
-        checkpoint=options.work / "tiny-prm.pt")
+        base,
+        judged_solutions(tokenizer, options),
+        schedule,
+        tokenizer,
+        seed=options.seed,
+        checkpoint=options.work / "tiny-prm.pt",
+    )
     export(model, tokenizer, options.out / "tiny-prm")
 
 
@@ -70,7 +75,8 @@ def measure_figures(tokenizer: Tokenizer, options: argparse.Namespace) -> None:
 
     known = json.loads(kept.read_text()) if kept.exists() else {}
     cells = curves.measure(
-        models, judge, tokenizer, seed=options.seed, per_cell=options.per_cell, known=known, keep=keep)
+        models, judge, tokenizer, seed=options.seed, per_cell=options.per_cell, known=known, keep=keep
+    )
     for name in (*SIZES, "tiny-prm"):
         content = {"seed": options.seed, "samples_per_prompt": curves.DRAWN, "cells": rounded(cells)}
         (options.out / name / "figures.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -88,22 +94,32 @@ def training_text(name: str, work: Path) -> str:
     kept = torch.load(work / f"{name}.pt", weights_only=True)
     if name == "tiny-prm":
         solutions = " and ".join(f"{a * n:,} of {model}" for model, (a, n) in JUDGED.items())
-        return (f"from tiny-large's weights, {kept['step']:,} steps of about 4,096 tokens; every step of {solutions} "
-                "judged by the families' exact solvers")
-    return (f"from scratch, {kept['step']:,} steps, {kept['tokens'] / 1e6:.1f} M tokens, loss on the solution only; "
-            "Muon and AdamW, one CPU core")
+        return (
+            f"from tiny-large's weights, {kept['step']:,} steps of about 4,096 tokens; every step of {solutions} "
+            "judged by the families' exact solvers"
+        )
+    return (
+        f"from scratch, {kept['step']:,} steps, {kept['tokens'] / 1e6:.1f} M tokens, loss on the solution only; "
+        "Muon and AdamW, one CPU core"
+    )
 
 
 def write_cards(options: argparse.Namespace) -> None:
     """Write the README.md of all three models from figures.json and the checkpoints."""
     what = {
-        "tiny-small": ("The cheap writer of the pair: solves four kinds of small problems, a step per line.",
-                       "text-generation"),
-        "tiny-large": ("The dear writer of the pair: better than tiny-small at the same four kinds of problems.",
-                       "text-generation"),
-        "tiny-prm": ("A process reward model: scores each step of a solution of tiny-small or tiny-large with the "
-                     "chance that it is\nstill on a right way, read at the newline or end token that closes the step.",
-                     "token-classification"),
+        "tiny-small": (
+            "The cheap writer of the pair: solves four kinds of small problems, a step per line.",
+            "text-generation",
+        ),
+        "tiny-large": (
+            "The dear writer of the pair: better than tiny-small at the same four kinds of problems.",
+            "text-generation",
+        ),
+        "tiny-prm": (
+            "A process reward model: scores each step of a solution of tiny-small or tiny-large with the "
+            "chance that it is\nstill on a right way, read at the newline or end token that closes the step.",
+            "text-classification",
+        ),
     }
     for name, (text, task) in what.items():
         directory = options.out / name
@@ -111,9 +127,16 @@ def write_cards(options: argparse.Namespace) -> None:
         model = load_reward(directory)[0] if name == "tiny-prm" else load(directory)[0]
         figures = json.loads((directory / "figures.json").read_text())
         cards.write_card(
-            directory, name=name, what=text, task=task, training=training_text(name, options.work), config=config,
-            parameters=sum(weight.numel() for weight in model.parameters()), cells=figures["cells"],
-            seed=figures["seed"])
+            directory,
+            name=name,
+            what=text,
+            task=task,
+            training=training_text(name, options.work),
+            config=config,
+            parameters=sum(weight.numel() for weight in model.parameters()),
+            cells=figures["cells"],
+            seed=figures["seed"],
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

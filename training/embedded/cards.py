@@ -80,9 +80,14 @@ def arms_of(cell: Mapping, family: str) -> dict[str, Arm]:
         if "votes" in own:
             arms.append(Arm(f"{short} votes of 8", by_n(own["votes"], 8), 8 * own["tokens"], 0))
         arms += [
-            Arm(f"{short} best-of-{n}, tiny-prm", by_n(own["best_of_prm"], n), n * own["tokens"],
-                prompt + n * own["tokens"])
-            for n in (4, 8, 16)]
+            Arm(
+                f"{short} best-of-{n}, tiny-prm",
+                by_n(own["best_of_prm"], n),
+                n * own["tokens"],
+                prompt + n * own["tokens"],
+            )
+            for n in (4, 8, 16)
+        ]
     for size, found in cell["search"].items():
         arms.append(Arm(f"small search {size}, tiny-prm", found["quality"], found["generated"], found["prm_read"]))
     return {arm.name: arm for arm in arms}
@@ -131,7 +136,9 @@ def regime_rules() -> dict[str, tuple[str, Callable[[Mapping, dict[str, Arm]], f
         "easy": ("one pass of the small model is enough (>= .90)", easy),
         "coverage": ("best-of-8 with the exact check gains .15 or more on a single pass", covering),
         "accumulating errors": (
-            "step search beats best-of-N with the same judge at equal tokens by .05 or more", accumulating),
+            "step search beats best-of-N with the same judge at equal tokens by .05 or more",
+            accumulating,
+        ),
         "weak verifier": ("votes of eight beat best-of-8 by the reward model by .02 or more", weak),
         "hopeless": ("no arm of either model reaches .30", hopeless),
     }
@@ -141,8 +148,11 @@ def regimes(cells: Mapping[str, Mapping]) -> dict[str, list[tuple[str, float]]]:
     """Regime -> cells that belong there with their margins, clearest first."""
     found: dict[str, list[tuple[str, float]]] = {}
     for name, (_, margin) in regime_rules().items():
-        own = [(key, value) for key, cell in cells.items()
-               if (value := margin(cell, arms_of(cell, key.split("-")[0]))) is not None]
+        own = [
+            (key, value)
+            for key, cell in cells.items()
+            if (value := margin(cell, arms_of(cell, key.split("-")[0]))) is not None
+        ]
         found[name] = sorted(own, key=lambda pair: -pair[1])
     return found
 
@@ -155,13 +165,16 @@ def curves_table(cells: Mapping[str, Mapping], model: str) -> str:
     """One row per cell: single pass, coverage at 8, votes of 8, best-of-4 / 8 / 16 by the reward model, tokens."""
     rows = [
         "| family-level | single pass (± s.e.) | one of 8 right | votes of 8 | tiny-prm best of 4 / 8 / 16 | tokens |",
-        "| --- | --- | --- | --- | --- | --- |"]
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for key, cell in cells.items():
         own = cell[model]
         voted = _f(by_n(own["votes"], 8)) if "votes" in own else "(exact check)"
         judged = " / ".join(_f(by_n(own["best_of_prm"], n)) for n in (4, 8, 16))
-        rows.append(f"| {key} | {_f(own['pass'])} ± {_f(own['pass_se'])} | {_f(by_n(own['coverage'], 8))} | {voted} | "
-                    f"{judged} | {own['tokens']:.0f} |")
+        rows.append(
+            f"| {key} | {_f(own['pass'])} ± {_f(own['pass_se'])} | {_f(by_n(own['coverage'], 8))} | {voted} | "
+            f"{judged} | {own['tokens']:.0f} |"
+        )
     return "\n".join(rows)
 
 
@@ -184,7 +197,8 @@ def regime_text(cells: Mapping[str, Mapping]) -> str:
     """Say for each regime which cells have it, with every arm of the clearest one; or that it was not reached."""
     parts = [
         "## The regimes\n\nTokens are generated ones plus those that tiny-prm read, both at the price of one, prompt "
-        "and earlier steps\nread once (a prefix cache); a token of the large model is dearer than one of the small.\n"]
+        "and earlier steps\nread once (a prefix cache); a token of the large model is dearer than one of the small.\n"
+    ]
     found = regimes(cells)
     for name, (meaning, _) in regime_rules().items():
         own = found[name]
@@ -195,29 +209,54 @@ def regime_text(cells: Mapping[str, Mapping]) -> str:
         arms = arms_of(cells[key], key.split("-")[0])
         listed = ", ".join(cell for cell, _ in own)
         rows = "\n".join(f"| {arm.name} | {_f(arm.quality)} | {arm.tokens:.0f} |" for arm in arms.values())
-        parts.append(f"**{name}** ({meaning}): {listed}. The clearest, `{key}`:\n\n| arm | quality | tokens |\n"
-                     f"| --- | --- | --- |\n{rows}\n")
+        parts.append(
+            f"**{name}** ({meaning}): {listed}. The clearest, `{key}`:\n\n| arm | quality | tokens |\n"
+            f"| --- | --- | --- |\n{rows}\n"
+        )
     return "\n".join(parts)
 
 
 def write_card(
-    directory: Path, *, name: str, what: str, task: str, training: str, config: Mapping, parameters: int,
-    cells: Mapping[str, Mapping], seed: int,
+    directory: Path,
+    *,
+    name: str,
+    what: str,
+    task: str,
+    training: str,
+    config: Mapping,
+    parameters: int,
+    cells: Mapping[str, Mapping],
+    seed: int,
 ) -> None:
     """Write README.md of one model from the measured cells."""
     some = next(iter(cells.values()))
     head = FRONT.format(
-        name=name, what=what, task=task, training=training, parameters=parameters, width=config["hidden_size"],
-        layers=config["num_hidden_layers"], heads=config["num_attention_heads"])
+        name=name,
+        what=what,
+        task=task,
+        training=training,
+        parameters=parameters,
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+    )
     measured = (
         f"Measured with {some['prompts']} fresh prompts per cell (seed {10_000 + seed}) and 16 samples each at "
         "temperature 1; curves\nin `figures.json`. The easiest cells hold so few different prompts that training has "
-        "met most of them.\n\n")
+        "met most of them.\n\n"
+    )
     if name == "tiny-prm":
-        body = ("## Best of N by this model, solutions of tiny-small\n\n" + measured + curves_table(cells, "tiny-small")
-                + "\n\n## Best of N by this model, solutions of tiny-large\n\n" + curves_table(cells, "tiny-large")
-                + "\n\n## Step search (tiny-small writes, this model judges) against best-of-N at equal tokens\n\n"
-                + search_table(cells) + "\n\n" + regime_text(cells))
+        body = (
+            "## Best of N by this model, solutions of tiny-small\n\n"
+            + measured
+            + curves_table(cells, "tiny-small")
+            + "\n\n## Best of N by this model, solutions of tiny-large\n\n"
+            + curves_table(cells, "tiny-large")
+            + "\n\n## Step search (tiny-small writes, this model judges) against best-of-N at equal tokens\n\n"
+            + search_table(cells)
+            + "\n\n"
+            + regime_text(cells)
+        )
     else:
         body = "## What compute buys\n\n" + measured + curves_table(cells, name) + "\n\n" + regime_text(cells)
     (directory / "README.md").write_text(head + FAMILIES_TEXT + body)

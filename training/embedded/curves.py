@@ -55,8 +55,8 @@ def best_of(samples: Sequence[Drawn], n: int) -> float:
         quality[score] = mean(one.right for one in ordered if one.score == score)
     total = math.comb(len(ordered), n)
     return sum(
-        math.comb(len(ordered) - 1 - place, n - 1) / total * quality[one.score]
-        for place, one in enumerate(ordered))
+        math.comb(len(ordered) - 1 - place, n - 1) / total * quality[one.score] for place, one in enumerate(ordered)
+    )
 
 
 def coverage(samples: Sequence[Drawn], n: int) -> float:
@@ -89,10 +89,17 @@ def draw(
         ends = [step_ends(ids, len(head), newline=newline, end=end)[-1:] for ids in whole]
         scores = judge.score_steps(whole, ends)
         texts = [text_of(one, tokenizer) for one in drawn]
-        found.append([
-            Drawn(one.ended and is_right(problem, text), text.rsplit("\n", 1)[-1], len(one.ids),
-                  score[-1] if score and one.ended else 0.0)
-            for one, text, score in zip(drawn, texts, scores, strict=True)])
+        found.append(
+            [
+                Drawn(
+                    one.ended and is_right(problem, text),
+                    text.rsplit("\n", 1)[-1],
+                    len(one.ids),
+                    score[-1] if score and one.ended else 0.0,
+                )
+                for one, text, score in zip(drawn, texts, scores, strict=True)
+            ]
+        )
     return found
 
 
@@ -110,8 +117,15 @@ class Searched:
 
 
 def search(
-    model: Llama, judge: RewardModel, tokenizer: Tokenizer, problems: Sequence[Problem], *, beams: int,
-    branches: int, seed: int, most_steps: int = 17,
+    model: Llama,
+    judge: RewardModel,
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    *,
+    beams: int,
+    branches: int,
+    seed: int,
+    most_steps: int = 17,
 ) -> list[Searched]:
     """Search over steps: from each kept beginning draw `branches` next steps, keep the `beams` best scored."""
     newline, end = tokenizer.token_to_id("\n"), tokenizer.token_to_id(END)
@@ -137,7 +151,8 @@ def search(
         pairs = [(i, ids) for i, own in fresh.items() for ids in own]
         scores = judge.score_steps(
             [[*heads[i], *ids] for i, ids in pairs],
-            [[len(heads[i]) + len(ids) - 1] if ids[-1] in (newline, end) else [] for i, ids in pairs])
+            [[len(heads[i]) + len(ids) - 1] if ids[-1] in (newline, end) else [] for i, ids in pairs],
+        )
         scored: dict[int, list[tuple[float, tuple[int, ...]]]] = {}
         for (i, ids), score in zip(pairs, scores, strict=True):
             if score:
@@ -158,15 +173,18 @@ def measure_cell(
 ) -> dict:
     """Measure one family at one level: for each model name, its arms as a JSON-ready dictionary."""
     rng = random.Random(seed)
-    cell: dict = {"prompts": len(problems), "prompt_tokens": mean(
-        len(tokenizer.encode(p.prompt + "\n").ids) for p in problems)}
+    cell: dict = {
+        "prompts": len(problems),
+        "prompt_tokens": mean(len(tokenizer.encode(p.prompt + "\n").ids) for p in problems),
+    }
     voted = problems[0].reference is not None
     for name, model in models.items():
         drawn = draw(model, judge, tokenizer, problems, seed=seed)
         own: dict = {
             "tokens": mean(one.tokens for samples in drawn for one in samples),
             "coverage": {n: mean(coverage(samples, n) for samples in drawn) for n in SIZES_OF_N},
-            "best_of_prm": {n: mean(best_of(samples, n) for samples in drawn) for n in SIZES_OF_N}}
+            "best_of_prm": {n: mean(best_of(samples, n) for samples in drawn) for n in SIZES_OF_N},
+        }
         per_prompt = [mean(one.right for one in samples) for samples in drawn]
         own["pass"] = mean(per_prompt)
         own["pass_se"] = (mean((p - own["pass"]) ** 2 for p in per_prompt) / max(1, len(per_prompt) - 1)) ** 0.5
@@ -178,14 +196,23 @@ def measure_cell(
     for beams, branches in SEARCHES:
         found = search(small, judge, tokenizer, problems, beams=beams, branches=branches, seed=seed)
         cell["search"][f"{beams}x{branches}"] = {
-            "quality": mean(one.right for one in found), "generated": mean(one.generated for one in found),
-            "prm_read": mean(one.read for one in found), "prm_cached": mean(one.cached for one in found)}
+            "quality": mean(one.right for one in found),
+            "generated": mean(one.generated for one in found),
+            "prm_read": mean(one.read for one in found),
+            "prm_cached": mean(one.cached for one in found),
+        }
     return cell
 
 
 def measure(
-    models: dict[str, Llama], judge: RewardModel, tokenizer: Tokenizer, *, seed: int, per_cell: int,
-    known: dict[str, dict], keep: Callable[[dict[str, dict]], None],
+    models: dict[str, Llama],
+    judge: RewardModel,
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
+    per_cell: int,
+    known: dict[str, dict],
+    keep: Callable[[dict[str, dict]], None],
 ) -> dict[str, dict]:
     """Measure every cell ("family-level"), going on from `known`; `keep` is called after each new cell."""
     cells = dict(known)

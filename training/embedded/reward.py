@@ -89,12 +89,17 @@ def judged_rollouts(
             drawn = sample(model, tokenizer, [p.prompt for p in problems], n, seed=seed + part)
             judged = [
                 (one.ids, one.ends, one.labels)
-                for problem, rollouts in zip(problems, drawn, strict=True) for rollout in rollouts
-                if (one := judge(problem, rollout, tokenizer)) is not None]
+                for problem, rollouts in zip(problems, drawn, strict=True)
+                for rollout in rollouts
+                if (one := judge(problem, rollout, tokenizer)) is not None
+            ]
             rng.shuffle(judged)
             save_checkpoint(kept, {"judged": judged})
-            print(f"{path.name}: part {part}, {len(judged)} solutions, {time.monotonic() - began:.0f} s",
-                  file=sys.stderr, flush=True)
+            print(
+                f"{path.name}: part {part}, {len(judged)} solutions, {time.monotonic() - began:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
         found += [Judged(*one) for one in torch.load(kept, weights_only=True)["judged"]]
     return found
 
@@ -109,7 +114,13 @@ def tensors(batch: Sequence[Judged]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train_reward(
-    base: Llama, judged: Sequence[Judged], schedule: Schedule, tokenizer: Tokenizer, *, seed: int, checkpoint: Path,
+    base: Llama,
+    judged: Sequence[Judged],
+    schedule: Schedule,
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
+    checkpoint: Path,
     tokens: int = 4096,
 ) -> RewardModel:
     """Train to the schedule's end from `base`'s weights, going on from `checkpoint` where it exists.
@@ -150,14 +161,20 @@ def train_reward(
         step += 1
         average = loss.item() if not average else 0.98 * average + 0.02 * loss.item()
         if step % 50 == 0:
-            print(f"tiny-prm: step {step}/{schedule.steps} loss {average:.3f} "
-                  f"{(step - first) / (time.monotonic() - began):.2f} steps/s", file=sys.stderr, flush=True)
+            print(
+                f"tiny-prm: step {step}/{schedule.steps} loss {average:.3f} "
+                f"{(step - first) / (time.monotonic() - began):.2f} steps/s",
+                file=sys.stderr,
+                flush=True,
+            )
         if step % 250 == 0 or step == schedule.steps:
             with torch.no_grad():
-                print(f"tiny-prm: validation loss {loss_on(held_out, model.forward).item():.3f}",
-                      file=sys.stderr, flush=True)
+                print(
+                    f"tiny-prm: validation loss {loss_on(held_out, model.forward).item():.3f}",
+                    file=sys.stderr,
+                    flush=True,
+                )
         if time.monotonic() - saved > 120 or step == schedule.steps:
-            save_checkpoint(checkpoint, {
-                "model": model.state_dict(), "optimizer": optimizer.state(), "step": step})
+            save_checkpoint(checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state(), "step": step})
             saved = time.monotonic()
     return model

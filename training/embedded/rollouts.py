@@ -35,7 +35,12 @@ def draw_ids(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 @torch.inference_mode()
 def finish(
-    model: Llama, state: Decoding, end: int, generator: torch.Generator, *, stop: int | None = None,
+    model: Llama,
+    state: Decoding,
+    end: int,
+    generator: torch.Generator,
+    *,
+    stop: int | None = None,
     most: int = MOST,
 ) -> list[Rollout]:
     """Go on with every row of `state` until its end token, until `stop` (a newline, kept) or `most` tokens."""

@@ -23,9 +23,15 @@ class Size:
     def config(self, vocabulary: int, end: int) -> LlamaConfig:
         """Give the Llama configuration: heads of size 32, as many as fit the width."""
         return LlamaConfig(
-            vocab_size=vocabulary, hidden_size=self.width, intermediate_size=self.inner,
-            num_hidden_layers=self.layers, num_attention_heads=self.width // 32, head_dim=32,
-            max_position_embeddings=CONTEXT, eos_token_id=end)
+            vocab_size=vocabulary,
+            hidden_size=self.width,
+            intermediate_size=self.inner,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.width // 32,
+            head_dim=32,
+            max_position_embeddings=CONTEXT,
+            eos_token_id=end,
+        )
 
 
 SIZES: dict[str, Size] = {

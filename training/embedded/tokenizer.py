@@ -41,6 +41,7 @@ def build() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), "removed", invert=True)
     tokenizer.add_special_tokens([PAD, UNKNOWN, END])
     glue = [decoders.Replace(f" {mark}", mark) for mark in (*".,;:?", "\n")]
-    tokenizer.decoder = decoders.Sequence([
-        decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse(), *glue, decoders.Replace("\n ", "\n")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse(), *glue, decoders.Replace("\n ", "\n")]
+    )
     return tokenizer

@@ -61,10 +61,12 @@ class Optimizer:
         other = [p for name, p in named if not (p.ndim == 2 and "layers." in name)]
         self.schedule = schedule
         self.parts: list[tuple[torch.optim.Optimizer, float]] = [
-            (torch.optim.Muon(hidden, lr=schedule.muon_rate, weight_decay=0.01,
-                              adjust_lr_fn="original"), schedule.muon_rate),
-            (torch.optim.AdamW(other, lr=schedule.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
-             schedule.adam_rate)]
+            (
+                torch.optim.Muon(hidden, lr=schedule.muon_rate, weight_decay=0.01, adjust_lr_fn="original"),
+                schedule.muon_rate,
+            ),
+            (torch.optim.AdamW(other, lr=schedule.adam_rate, betas=(0.9, 0.98), weight_decay=0.0), schedule.adam_rate),
+        ]
 
     def step(self, step: int) -> None:
         """Apply the gradients at the rate of `step`, then forget them."""
@@ -109,8 +111,15 @@ def loss_of(model: Llama, batch: data.Batch, forward: Callable[[Tensor], Tensor]
 
 
 def train(
-    name: str, config: LlamaConfig, schedule: Schedule, tokenizer: Tokenizer, *, seed: int, checkpoint: Path,
-    on_checkpoint: Callable[[Llama, int], None] = lambda model, step: None, every_s: float = 120.0,
+    name: str,
+    config: LlamaConfig,
+    schedule: Schedule,
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
+    checkpoint: Path,
+    on_checkpoint: Callable[[Llama, int], None] = lambda model, step: None,
+    every_s: float = 120.0,
 ) -> Llama:
     """Train to the schedule's end, going on from `checkpoint` where it exists.
 
@@ -127,9 +136,17 @@ def train(
         step, first_pool, skip, tokens = kept["step"], kept["pool"], kept["used"], kept["tokens"]
 
     def save(pool: int, used: int) -> None:
-        save_checkpoint(checkpoint, {
-            "model": model.state_dict(), "optimizer": optimizer.state(), "step": step, "pool": pool,
-            "used": used, "tokens": tokens})
+        save_checkpoint(
+            checkpoint,
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state(),
+                "step": step,
+                "pool": pool,
+                "used": used,
+                "tokens": tokens,
+            },
+        )
         on_checkpoint(model, step)
 
     began = saved = time.monotonic()
@@ -149,9 +166,12 @@ def train(
         average = loss.item() if not average else 0.98 * average + 0.02 * loss.item()
         now = time.monotonic()
         if step % 100 == 0:
-            print(f"{name}: step {step}/{schedule.steps} loss {average:.3f} {tokens / 1e6:.2f} M tokens "
-                  f"{(tokens - began_tokens) / (now - began):,.0f} tokens/s {now - began:.0f} s",
-                  file=sys.stderr, flush=True)
+            print(
+                f"{name}: step {step}/{schedule.steps} loss {average:.3f} {tokens / 1e6:.2f} M tokens "
+                f"{(tokens - began_tokens) / (now - began):,.0f} tokens/s {now - began:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
         if now - saved > every_s:
             save(pool, used)
             saved = time.monotonic()
