@@ -32,7 +32,7 @@ class Reason(StrEnum):
 
 _SENTENCES = {
     Reason.BEST_UTILITY: "Of the arms within the limits, its quality is worth most after cost and time.",
-    Reason.ONLY_FEASIBLE: "It is the only arm that keeps the hard limits.",
+    Reason.ONLY_FEASIBLE: "It is the only arm that is open to choice and keeps the hard limits.",
     Reason.GUARDED: "Another arm looked better, but not surely enough to leave the fallback arm.",
     Reason.EXPLORED: "It was drawn at random among the arms within the limits, to keep learning.",
     Reason.INFEASIBLE: "No arm keeps the hard limits; the fallback arm was asked for in that case.",

@@ -24,7 +24,7 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     deadline_quantile : in (0, 1): 0.95 = nineteen of twenty answers keep the deadline.
     min_quality       : least predicted quality, in [0, 1]; None = no limit.
     on_infeasible     : where no arm keeps the limits, "error" raises NoFeasibleArm, "fallback" takes the
-                        fallback arm, limits or not, and the decision says so.
+                        fallback arm, limits or not (but only if it is allowed), and the decision says so.
 
     Raises ConfigError for a value that is NaN, infinite, negative, out of range, or not a number.
     """

@@ -322,10 +322,9 @@ class ThresholdPolicy(
         if unknown:
             raise ConfigError(f"arms: {unknown[0]!r} is not an arm of this router{nearest(unknown[0], estimates.arms)}")
         columns = np.array([estimates.arms.index(a) for a in self.arms])
-        others = np.ones(len(estimates.arms), dtype=bool)
-        others[columns] = False
-        mask = ~others if allowed is None else allowed & ~others
-        scored = _scored(estimates, objective, mask)
+        own = np.zeros(len(estimates.arms), dtype=bool)
+        own[columns] = True
+        scored = _scored(estimates, objective, allowed, own)
         level = (estimates.difficulty >= self.easy).astype(np.intp) + (estimates.difficulty >= self.hard)
         # Each level's arms in the order in which they are tried.
         order = np.array([[0, 1, 2], [1, 0, 2], [2, 1, 0]])[level]
@@ -366,14 +365,23 @@ class _Scored:
     stuck: Mask
 
 
-def _scored(estimates: Estimates, objective: Objective, allowed: Mask | None) -> _Scored:
-    if allowed is not None and allowed.shape not in (estimates.quality.shape, estimates.quality.shape[1:]):
-        raise InputError(f"allowed has shape {allowed.shape}: it must be {estimates.quality.shape} or its last axis")
+def _scored(estimates: Estimates, objective: Objective, allowed: Mask | None, own: Mask | None = None) -> _Scored:
+    """Score every arm; `own` (a,) are the arms that the policy chooses among, None = all."""
+    shape = estimates.quality.shape
+    if allowed is not None and allowed.shape not in (shape, shape[1:]):
+        raise InputError(f"allowed has shape {allowed.shape}: it must be {shape} or its last axis")
+    may = np.broadcast_to(np.True_ if allowed is None else allowed, shape)
+    candidates = may if own is None else may & own
     u = utilities(estimates, objective)
-    open_ = within_limits(estimates, objective, allowed) & ~np.isnan(u)
+    open_ = within_limits(estimates, objective, candidates) & ~np.isnan(u)
     stuck = np.asarray(~open_.any(axis=1))
-    if stuck.any() and objective.on_infeasible == "error":
-        raise NoFeasibleArm(_why_none(estimates, objective, allowed, int(stuck.argmax()), int(stuck.sum())))
+    # The fallback may break a limit, where the caller chose so; it may not be an arm that is not allowed.
+    refused = stuck
+    if objective.on_infeasible == "fallback":
+        refused = stuck & ~may[:, estimates.index(estimates.fallback)]
+    if refused.any():
+        row = int(refused.argmax())
+        raise NoFeasibleArm(_why_none(estimates, objective, candidates[row], row, int(refused.sum())))
     return _Scored(u, open_, stuck)
 
 
@@ -399,17 +407,14 @@ def _choices(
     )
 
 
-def _why_none(estimates: Estimates, objective: Objective, allowed: Mask | None, row: int, count: int) -> str:
-    """The message of NoFeasibleArm: the limits, the arm that comes nearest to each, and what to try."""
+def _why_none(estimates: Estimates, objective: Objective, may: Mask, row: int, count: int) -> str:
+    """The message of NoFeasibleArm: the limits, which of the arms `may` (a,) comes nearest, and what to try."""
     one = estimates[row : row + 1]
     where = f" for {count} of {len(estimates)} prompts, the first in row {row}" if len(estimates) > 1 else ""
-    may = np.ones(len(one.arms), dtype=bool)
-    if allowed is not None:
-        may = np.broadcast_to(allowed, estimates.quality.shape)[row]
     if not may.any():
         return (
-            f"no arm is open to choice{where}: every one of {', '.join(one.arms)} is not allowed, or "
-            "its backend can't take the prompt. Allow one of them, or shorten the prompt."
+            f"no arm is open to choice{where}: every one of {', '.join(one.arms)} is not allowed, or not one of the "
+            "policy's, or its backend failed or can't take the prompt. Allow one of them, or shorten the prompt."
         )
 
     def best(values: Floats, *, highest: bool = False) -> tuple[str, float]:

@@ -183,7 +183,8 @@ class Router:
         """Choose an arm for one prompt; no I/O.
 
         Raises NoFeasibleArm where no arm keeps the objective's hard limits (unless its `on_infeasible` is
-        "fallback"), InputError for an empty prompt or an unknown arm in `context.allowed`.
+        "fallback"), PromptTooLong where the prompt certainly fits none of the backends that are open, InputError for
+        an empty prompt or an unknown arm in `context.allowed`.
         """
         return self.decide_many([prompt], objective, context=context)[0]
 
@@ -231,10 +232,19 @@ class Router:
         down = {self._served.backend_of(a) or a for a in failed}
         if down:
             mask &= [(self._served.backend_of(a) or a) not in down for a in arms]
+        before = mask.any(axis=1)
         for name, backend in self._served.known.items():
             full = [_certainly_too_long(backend, r) for r in requests]
             if any(full):
                 mask &= ~np.outer(full, [self._served.backend_of(a) == name for a in arms])
+        nowhere = before & ~mask.any(axis=1)
+        if nowhere.any():
+            size = len(requests[int(nowhere.argmax())].text)
+            held = ", ".join(f"{n!r} holds {b.context} tokens" for n, b in self._served.known.items() if b.context)
+            raise PromptTooLong(
+                f"a prompt of {size} characters fills the context of every backend that may serve it ({held}): "
+                "shorten it, or allow an arm of a larger context"
+            )
         return None if mask.all() else mask
 
     def _decisions(
@@ -445,10 +455,8 @@ class _Attempts:
             return self._router._decide(*args)[0]
         try:
             [decision] = self._router._decide(*args)
-        except NoFeasibleArm:
+        except (NoFeasibleArm, PromptTooLong):
             raise self._first from None
-        if not decision.estimate.feasible:  # on_infeasible="fallback" would come back to what has failed
-            raise self._first
         return decision
 
     def failed(self, arm: str, error: BackendError | PromptTooLong) -> None:
@@ -604,7 +612,7 @@ class _Loop:
 
     def __init__(self, owner: Router) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="howhard-run-sync", daemon=True)
+        self._thread = threading.Thread(target=_serve, args=[self._loop], name="howhard-run-sync", daemon=True)
         self._thread.start()
         self.stop = weakref.finalize(owner, _stop, self._loop, self._thread)
 
@@ -618,12 +626,13 @@ class _Loop:
             raise
 
 
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    async def finish() -> None:
-        await loop.shutdown_asyncgens()
-        loop.stop()
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.run_until_complete(loop.shutdown_asyncgens())  # backends close their connections with these
+    loop.close()
 
-    asyncio.run_coroutine_threadsafe(finish(), loop)
-    thread.join(timeout=5)
-    if not thread.is_alive():
-        loop.close()
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    loop.call_soon_threadsafe(loop.stop)
+    if thread is not threading.current_thread():  # the last reference may be dropped by the loop's own thread
+        thread.join(timeout=5)

@@ -72,7 +72,7 @@ def _from_registry(address: str, tracking_uri: str | None) -> tuple[Manifest, di
             manifest, files = read_artifact(path)
     except MlflowException as exc:
         raise ArtifactError(
-            f"{address} was not found in MLflow at {uri}: {exc.message}. `howhard promote` sets the "
+            f"{address} was not found in MLflow at {uri}: {str(exc.message).rstrip('.')}. `howhard promote` sets the "
             "champion; MLFLOW_TRACKING_URI says where to look"
         ) from exc
     return manifest, files, fixed

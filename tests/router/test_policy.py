@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,7 +15,14 @@ ARMS = ("small/single", "small/best_of_4", "small/beam_4x4", "large/single")
 
 
 def made(
-    quality, cost, *, se=0.0, latency=None, fallback=ARMS[0], reference=ARMS[0], quantiles=(0.5, 0.95)
+    quality: Any,
+    cost: Any,
+    *,
+    se: Any = 0.0,
+    latency: Any = None,
+    fallback=ARMS[0],
+    reference=ARMS[0],
+    quantiles=(0.5, 0.95),
 ) -> Estimates:
     quality = np.atleast_2d(np.asarray(quality, dtype=float))
     cost = np.broadcast_to(np.asarray(cost, dtype=float), quality.shape)
@@ -71,18 +79,19 @@ objectives = st.builds(
 
 def brute_force(e: Estimates, o: Objective, row: int, guard: float) -> tuple[str, bool]:
     """The rule, arm by arm: (arm, whether any arm keeps the limits)."""
-    assert e.latency is not None
+    latency = e.latency
+    assert latency is not None
     best, at = None, e.arms.index(e.fallback)
 
     def u(j: int) -> float:
-        time = o.price_of_second * e.latency[row, j, 0] if o.price_of_second else 0.0
+        time = o.price_of_second * latency[row, j, 0] if o.price_of_second else 0.0
         return o.value * e.quality[row, j] - e.cost[row, j] - time
 
     def fits(j: int) -> bool:
         return (
             (o.max_cost is None or e.cost[row, j] <= o.max_cost)
             and (o.min_quality is None or e.quality[row, j] >= o.min_quality)
-            and (o.deadline is None or e.latency[row, j, 1] <= o.deadline)
+            and (o.deadline is None or latency[row, j, 1] <= o.deadline)
             and not math.isnan(u(j))
         )
 
@@ -91,7 +100,7 @@ def brute_force(e: Estimates, o: Objective, row: int, guard: float) -> tuple[str
         if not fits(j):
             continue
         if guarding and j != at:
-            time = e.latency[row, j, 0] - e.latency[row, at, 0] if o.price_of_second else 0.0
+            time = latency[row, j, 0] - latency[row, at, 0] if o.price_of_second else 0.0
             benefit = e.quality[row, j] - e.quality[row, at]
             gain = o.value * (benefit - guard * e.benefit_se[row, j]) - (e.cost[row, j] - e.cost[row, at])
             if gain - o.price_of_second * time <= 0:
@@ -125,6 +134,18 @@ def test_hard_limits_hold_and_propensities_are_exact_whatever_is_explored(e, obj
     assert (chances[~stuck][~choices.feasible[~stuck]] == 0).all()
     ok = within_limits(e, objective)
     assert ok[rows, choices.index][~stuck].all()
+
+
+@given(estimates(), objectives, st.data())
+def test_an_arm_that_is_not_allowed_is_never_chosen(e, objective, data):
+    allowed = np.array(data.draw(st.lists(st.booleans(), min_size=4, max_size=4)))
+    for policy in (UtilityPolicy(guard=1.0), UtilityPolicy(epsilon=0.5), ThresholdPolicy(arms=ARMS[:3])):
+        try:
+            choices = policy.choose(e, objective, allowed=allowed, rng=np.random.default_rng(0))
+        except NoFeasibleArm:
+            assert not allowed[e.arms.index(e.fallback)]
+        else:
+            assert allowed[choices.index].all()
 
 
 @given(estimates(), st.integers(0, 10), st.integers(0, 10))

@@ -170,6 +170,22 @@ def test_a_prompt_that_fills_a_context_never_goes_there(router_dir, backend):
     assert [a.feasible for a in decision.arms] == [False, False, True]
 
 
+def test_a_prompt_that_fits_nowhere_is_too_long_whatever_the_objective(router_dir, backend):
+    backends = {n: backend(n, context=200, tokens_per_prompt=200) for n in ("small", "large")}
+    router = Router.load(router_dir, backends=backends)
+    for on_infeasible in ("error", "fallback"):
+        with pytest.raises(PromptTooLong, match=r"fills the context of every backend .*'small' holds 200 tokens"):
+            router.decide(EASY + " please" * 10, Objective(value=1, on_infeasible=on_infeasible))
+
+
+def test_the_fallback_is_never_an_arm_that_is_not_allowed(router):
+    objective = Objective(value=1, max_cost=0.001, on_infeasible="fallback")
+    with pytest.raises(NoFeasibleArm, match="max_cost"):
+        router.decide(EASY, objective, context=Context(allowed=["small/single"]))
+    allowed = Context(allowed=["small/single", "large/single"])
+    assert router.decide(EASY, objective, context=allowed).arm == "large/single"
+
+
 # ── loading ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -233,6 +249,16 @@ def test_a_backend_that_fails_is_replaced_by_the_next_best_and_the_decision_says
     assert decision.failed == ("small/single",)
     assert small.calls["generate"] == 1  # the other arm of the same backend was not tried
     assert "failed first: small/single" in decision.explain()
+
+
+def test_after_a_failure_the_fallback_still_serves_what_no_arm_can_within_the_limits(router_dir, backend):
+    small = backend("small", fails=BackendUnreachable("nobody is there"))
+    router = Router.load(router_dir, backends={"small": small, "large": backend("large")})
+    objective = Objective(value=200, max_cost=20, on_infeasible="fallback")
+    assert router.decide(EASY, objective).arm == "small/single"
+    assert asyncio.run(router.run(EASY, objective)).decision.arm == "large/single"
+    with pytest.raises(BackendUnreachable):
+        asyncio.run(router.run(EASY, objective.but(on_infeasible="error")))
 
 
 @pytest.mark.parametrize("on_infeasible", ["error", "fallback"])
@@ -304,6 +330,7 @@ def test_the_sync_twin_works_inside_and_outside_of_a_running_loop(served):
         await router.close()
 
     asyncio.run(inside())
+    assert not any(t.name == "howhard-run-sync" for t in threading.enumerate())
     assert not backends["small"].closed  # handed over: the caller's to close
 
 
@@ -340,6 +367,7 @@ def test_a_single_pass_is_streamed_piece_by_piece(served):
         return pieces, stream.decision, await stream.result()
 
     pieces, decision, routed = asyncio.run(read())
+    assert decision is not None
     assert pieces == ["the", " answer", " is", " 7"]
     assert decision is routed.decision
     assert (decision.arm, routed.answer) == ("small/single", "7")
