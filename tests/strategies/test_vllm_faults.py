@@ -562,6 +562,16 @@ def test_an_answer_is_continued_by_token_ids_where_they_are_known_and_by_the_tem
     assert all((b["stop"], b["include_stop_str_in_output"]) == (["\n"], True) for b in server.bodies)
 
 
+def test_extra_fields_go_with_every_request_and_into_the_fingerprint(server):
+    extra = {"chat_template_kwargs": {"enable_thinking": False}}
+    draw(server, extra_body=extra)
+    assert server.bodies[0]["chat_template_kwargs"] == extra["chat_template_kwargs"]
+    plain, other = backend(server), backend(server, extra_body=extra)
+    asyncio.run(plain.check())
+    asyncio.run(other.check())
+    assert plain.fingerprint != other.fingerprint
+
+
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
 def test_reasoning_is_told_apart_from_the_answer_under_either_of_its_names(server, field):
     thought = piece(text=None)
@@ -709,6 +719,7 @@ def self_signed(folder):
         ({"connect_timeout_s": -1}, "connect_timeout_s=-1"),
         ({"retries": -1}, "retries=-1"),
         ({"max_concurrency": 0}, "max_concurrency=0"),
+        ({"extra_body": {"n": 3}}, "extra_body sets 'n'"),
     ],
 )
 def test_a_wrong_setting_is_refused_when_the_backend_is_made(server, settings, words):

@@ -1,0 +1,385 @@
+"""VLLMBackend against a real vLLM server: what it draws, what it stops, and whether the books agree with the server's.
+
+No fakes here; faults are in tests/strategies/test_vllm_faults.py. The server and its settings: conftest.py.
+"""
+
+import asyncio
+import dataclasses
+import random
+
+import pytest
+from howhard.strategies import (
+    BestOfN,
+    ExactCheck,
+    Message,
+    Prefix,
+    Prices,
+    SamplingParams,
+    SinglePass,
+    TreeSearch,
+    Usage,
+    Verdicts,
+    Vote,
+)
+from howhard.strategies.backends.vllm import VLLMBackend
+from howhard.strategies.errors import BackendError, ModelNotServed, PromptTooLong
+from howhard.strategies.testing import CONTRACT, Subject
+from howhard.training.problems.families import FAMILIES
+
+pytestmark = pytest.mark.vllm
+
+PRICES = Prices(prompt=1.0, completion=10.0, cached=0.25)
+PROMPTS = [FAMILIES["chain"].generate(4, random.Random(seed)).prompt for seed in range(8)]
+LONG = SamplingParams(max_tokens=400, seed=1)
+
+
+def backend_on(server, **settings):
+    settings = {"url": server.url, "model": server.model, "prices": PRICES, "api_key_env": server.key_env} | settings
+    return VLLMBackend("large", **settings, timeout_s=300)
+
+
+@pytest.fixture(scope="module")
+def served(vllm_server):
+    """One backend for all tests: every asyncio.run has its own event loop, and nobody closes in between."""
+    backend = backend_on(vllm_server)
+    yield backend
+    asyncio.run(backend.close())
+
+
+@pytest.fixture(scope="module")
+def endless(vllm_server):
+    """One whose samples go on past the end token: they can be stopped in the middle."""
+    backend = backend_on(vllm_server, extra_body={"ignore_eos": True})
+    yield backend
+    asyncio.run(backend.close())
+
+
+def prefix(prompt=PROMPTS[0]):
+    return Prefix((Message("user", prompt),))
+
+
+async def idle(backend):
+    """Wait until the server draws nothing; gives its counters."""
+    async with asyncio.timeout(60):
+        while (counters := await backend.metrics())["running"] + counters["waiting"]:  # noqa: ASYNC110  # in another process
+            await asyncio.sleep(0.01)
+    return counters
+
+
+async def draw(backend, prompts=PROMPTS[:1], *, n=1, apart=False, **params):
+    batch = backend.generate([prefix(p) for p in prompts], n=n, params=SamplingParams(**params), apart=apart)
+    return await batch.all(), batch.usage
+
+
+# ── drawing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_sample_comes_with_its_tokens_their_logprobs_and_its_own_end(served):
+    rows, usage = asyncio.run(draw(served, PROMPTS[:3], n=4, seed=0))
+    assert [len(row) for row in rows] == [4] * 3
+    for row in rows:
+        for g in row:
+            assert g.error is None
+            assert g.finish_reason in ("stop", "length")
+            assert g.completion_tokens == len(g.token_ids) == len(g.logprobs) > 0
+            assert all(value <= 0 for value in g.logprobs)
+            assert g.prompt_tokens == len(g.prompt_token_ids)
+            assert g.seconds > 0
+        assert len({g.prompt_token_ids for g in row}) == 1
+    assert len({g.text for row in rows for g in row}) > 3
+    assert usage.prompt_tokens == sum(row[0].prompt_tokens for row in rows)
+    assert usage.completion_tokens == sum(g.completion_tokens for row in rows for g in row)
+    assert usage.calls == 3
+    assert usage.cost == PRICES.cost(
+        prompt=usage.prompt_tokens, completion=usage.completion_tokens, cached=usage.cached_tokens
+    )
+
+
+def test_the_pieces_of_a_stream_are_the_text(served):
+    async def main():
+        sample = served.generate([prefix()], n=1, params=SamplingParams(seed=0)).samples[0][0]
+        return [delta.text async for delta in sample], await sample.result()
+
+    pieces, whole = asyncio.run(main())
+    assert "".join(pieces) == whole.text
+    assert len(pieces) > 1
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_stop_string_ends_the_sample_and_is_kept_where_asked(served, keep):
+    stop = {"stop": ("\n",), "keep_stop": keep, "temperature": 0}
+    [[line]], _ = asyncio.run(draw(served, **stop))
+    [[whole]], _ = asyncio.run(draw(served, temperature=0))
+    first = whole.text.split("\n")[0]
+    assert line.text == (first + "\n" if keep else first)
+    assert (line.stop_text, line.finish_reason) == ("\n", "stop")
+    assert whole.stop_text is None
+
+
+def test_log_probabilities_are_left_out_where_they_are_not_asked_for(served):
+    [[sample]], _ = asyncio.run(draw(served, logprobs=False))
+    assert sample.logprobs is None
+    assert sample.mean_logprob is None
+
+
+def test_a_seed_repeats_its_samples_and_sample_i_draws_with_seed_plus_i(served):
+    (once,), _ = asyncio.run(draw(served, n=4, seed=11))
+    (again,), _ = asyncio.run(draw(served, n=4, seed=11))
+    (apart,), _ = asyncio.run(draw(served, n=4, seed=11, apart=True))
+    (other,), _ = asyncio.run(draw(served, n=4, seed=500))
+    assert [g.token_ids for g in once] == [g.token_ids for g in again] == [g.token_ids for g in apart]
+    assert [g.token_ids for g in once] != [g.token_ids for g in other]
+
+
+def test_greedy_samples_are_all_the_same_although_vllm_refuses_n_for_them(served):
+    (row,), usage = asyncio.run(draw(served, n=3, temperature=0))
+    assert len({g.token_ids for g in row}) == 1
+    assert usage.calls == 3
+
+
+# ── going on ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_answer_continued_by_token_ids_is_the_answer_in_one_go(served):
+    async def main():
+        [[whole]], _ = await draw(served, temperature=0)
+        state, steps = prefix(), []
+        while len(steps) < 64 and (not steps or steps[-1].stop_text or steps[-1].finish_reason == "length"):
+            params = SamplingParams(temperature=0, max_tokens=7, stop=("\n",), keep_stop=True)
+            [[step]] = await served.generate([state], n=1, params=params).all()
+            steps.append(step)
+            state = state.extended(step)
+        return whole, steps, state
+
+    whole, steps, state = asyncio.run(main())
+    assert whole.complete
+    assert len(steps) > 2
+    assert state.answer == whole.text
+    assert state.token_ids == whole.prompt_token_ids + whole.token_ids
+    assert [s.prompt_token_ids for s in steps[1:]] == [s.prompt_token_ids + s.token_ids for s in steps[:-1]], (
+        "what is read next is what was drawn"
+    )
+
+
+def test_an_answer_continued_by_its_text_goes_through_the_servers_template(served):
+    async def main():
+        params = SamplingParams(temperature=0, stop=("\n",), keep_stop=False)
+        [[first]] = await served.generate([prefix()], n=1, params=params).all()
+        by_text = dataclasses.replace(prefix().extended(first), token_ids=None)
+        [[second]] = await served.generate([by_text], n=1, params=params).all()
+        return first, second
+
+    first, second = asyncio.run(main())
+    assert second.error is None
+    drawn = first.token_ids[:-1]  # without the line break, which was not kept
+    assert second.prompt_token_ids[-len(drawn) :] == drawn, (
+        "the answer so far ends the prompt, with no end token after it"
+    )
+
+
+def test_a_prompt_read_before_is_cached_told_and_priced_as_cached(served, vllm_server):
+    # Fresh words, so that no other test has read them; long enough for whole blocks.
+    words = " ".join(str(random.Random(99).randrange(200)) for _ in range(150))
+
+    async def main():
+        before = await idle(served)
+        _, cold = await draw(served, [words], max_tokens=2)
+        _, warm = await draw(served, [words], max_tokens=2)
+        return cold, warm, before, await idle(served)
+
+    cold, warm, before, after = asyncio.run(main())
+    assert after["prefix_cache_hits"] - before["prefix_cache_hits"] > 0
+    assert warm.prompt_tokens == cold.prompt_tokens
+    if vllm_server.own:  # it runs with --enable-prompt-tokens-details
+        assert (cold.cached_tokens, warm.cached_tokens) == (0, after["cached_tokens"] - before["cached_tokens"])
+        assert warm.cached_tokens >= 32
+        assert cold.cost - warm.cost >= 0.75 * 32
+
+
+# ── stopping ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_cancelling_one_sample_of_many_stops_it_on_the_server_and_leaves_the_others(endless):
+    async def main():
+        before = await idle(endless)
+        batch = endless.generate([prefix()], n=4, params=LONG, apart=True)
+        first, *others = batch.samples[0]
+        async for _ in first:
+            first.cancel()
+        stopped = await first.result()
+        rest = [await other.result() for other in others]
+        return stopped, rest, batch.usage, before, await idle(endless)
+
+    stopped, rest, usage, before, after = asyncio.run(main())
+    assert stopped.finish_reason == "cancelled"
+    assert 0 < stopped.completion_tokens < LONG.max_tokens
+    assert [g.completion_tokens for g in rest] == [LONG.max_tokens] * 3
+    assert usage.completion_tokens == stopped.completion_tokens + sum(g.completion_tokens for g in rest)
+    drawn = after["completion_tokens"] - before["completion_tokens"]
+    assert usage.completion_tokens <= drawn < 4 * LONG.max_tokens, "at most what was on its way is not booked"
+
+
+def test_cancelling_a_whole_call_leaves_the_server_idle_long_before_its_end(endless):
+    async def main():
+        before = await idle(endless)
+        batch = endless.generate([prefix()], n=8, params=LONG)
+        async for _ in batch.samples[0][7]:
+            break
+        batch.cancel()
+        rows = await batch.all()
+        return rows[0], batch.usage, before, await idle(endless)
+
+    row, usage, before, after = asyncio.run(main())
+    assert {g.finish_reason for g in row} == {"cancelled"}
+    assert usage.prompt_tokens == row[0].prompt_tokens > 0
+    drawn = after["completion_tokens"] - before["completion_tokens"]
+    assert 0 < usage.completion_tokens == sum(g.completion_tokens for g in row) <= drawn
+    assert drawn < 8 * LONG.max_tokens
+
+
+def test_what_is_booked_is_what_the_server_counted(served):
+    async def main():
+        before = await idle(served)
+        booked, read = Usage(), 0
+        for n, apart, stop in ((1, False, ()), (5, False, ("\n",)), (5, True, ("\n",)), (8, False, ())):
+            rows, usage = await draw(served, PROMPTS[:4], n=n, apart=apart, stop=stop, keep_stop=True, seed=n)
+            booked += usage
+            read += sum(g.prompt_tokens for row in rows for g in row)
+        return booked, read, before, await idle(served)
+
+    booked, read, before, after = asyncio.run(main())
+    assert booked.completion_tokens == after["completion_tokens"] - before["completion_tokens"]
+    assert read == after["prompt_tokens"] - before["prompt_tokens"], "the counter has a shared prompt once per sample"
+    assert booked.calls == 4 + 4 + 20 + 4
+
+
+# ── bad input ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_model_that_is_not_served_is_named_beside_those_that_are(vllm_server):
+    async def main():
+        backend = backend_on(vllm_server, model="gpt-nothing")
+        with pytest.raises(ModelNotServed, match=vllm_server.model):
+            await backend.check()
+        [[sample]], usage = await draw(backend)
+        await backend.close()
+        return sample, usage
+
+    sample, usage = asyncio.run(main())
+    assert isinstance(sample.cause, ModelNotServed)
+    assert usage == Usage()
+
+
+def test_a_missing_key_is_told_with_the_setting_that_mends_it(vllm_server):
+    if vllm_server.key_env is None:
+        pytest.skip("the server given by HOWHARD_VLLM_URL wants no key")
+    backend = backend_on(vllm_server, api_key_env=None)
+    with pytest.raises(BackendError, match="set api_key_env"):
+        asyncio.run(backend.check())
+
+
+def test_a_prompt_longer_than_the_context_is_refused_whether_as_text_or_as_token_ids(served):
+    async def main():
+        await served.check()
+        [[sample]], usage = await draw(served, ["12 " * (served.context + 1)])
+        with pytest.raises(PromptTooLong):
+            served.generate([Prefix((), token_ids=(5,) * served.context)], n=1, params=SamplingParams())
+        return sample, usage
+
+    sample, usage = asyncio.run(main())
+    assert isinstance(sample.cause, PromptTooLong)
+    assert (usage.prompt_tokens, usage.completion_tokens) == (0, 0)
+
+
+# ── what the server tells about itself ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_probe_finds_everything_that_this_server_offers(served, vllm_server):
+    found = asyncio.run(served.probe())
+    assert (found.reachable, found.model_served, found.error) == (True, True, None)
+    assert (found.logprobs, found.token_ids, found.usage, found.metrics) == (True,) * 4
+    assert found.context == served.context > 0
+    assert found.version
+    assert len(found.fingerprint) == 64
+    if vllm_server.own:
+        assert found.cached_tokens
+        assert found.advice == ()
+
+
+# ── strategies on it ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Judge:
+    """Scores any text by its digits, so that it always has a preference."""
+
+    name, sound, prices = "best", False, None
+
+    async def score(self, request, texts, *, partial=False):
+        return Verdicts(tuple((sum(map(int, filter(str.isdigit, t))) % 11) / 10 for t in texts))
+
+
+PARAMS = SamplingParams(max_tokens=48, seed=3)
+STRATEGIES = [
+    SinglePass(PARAMS),
+    BestOfN(n=4, verifier=Vote(), params=PARAMS),
+    TreeSearch(width=2, branches=2, verifier=Judge(), params=PARAMS, step_tokens=12, max_steps=4),
+]
+
+
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: strategy.name)
+def test_every_strategy_keeps_the_contract_on_a_real_server(served, strategy, check):
+    async def tokens():
+        return int((await idle(served))["completion_tokens"])
+
+    async def running():
+        counters = await served.metrics()
+        return served.running + int(counters["running"] + counters["waiting"])
+
+    # What else is in a batch changes the last bits of the logits, and so, rarely, a text (vllm #17524).
+    subject = Subject(
+        strategy=strategy, backend=served, prompts=PROMPTS, served=tokens, running=running, independent=False
+    )
+    asyncio.run(check(subject))
+
+
+def test_more_samples_solve_more_of_real_problems(served, vllm_server):
+    if not vllm_server.own:
+        pytest.skip("the model behind HOWHARD_VLLM_URL is not known to solve our problems")
+    check = ExactCheck()
+    prompts = [FAMILIES["countdown"].generate(3, random.Random(seed)).prompt for seed in range(24)]
+
+    async def solved(strategy):
+        results = await asyncio.gather(*(strategy.on(served).run(prompt) for prompt in prompts))
+        return sum(max(c.score or 0.0 for c in r.candidates) == 1.0 for r in results)
+
+    params = SamplingParams(max_tokens=60, seed=5)
+
+    async def main():
+        one = await solved(BestOfN(n=1, verifier=check, params=params))
+        return one, await solved(BestOfN(n=8, verifier=check, params=params))
+
+    one, eight = asyncio.run(main())
+    assert 0 < one < eight
+
+
+def test_the_embedded_model_writes_the_same_in_this_process_and_on_vllm(served, vllm_server):
+    if vllm_server.weights is None:
+        pytest.skip("the weights behind HOWHARD_VLLM_URL are not on this machine")
+    from howhard.strategies.backends.local import LocalBackend
+
+    local = LocalBackend("local", vllm_server.weights, prices=PRICES)
+
+    async def main():
+        here, _ = await draw(local, temperature=0, prompts=PROMPTS)
+        there, _ = await draw(served, temperature=0, prompts=PROMPTS)
+        await local.close()
+        return [row[0] for row in here], [row[0] for row in there]
+
+    here, there = asyncio.run(main())
+    assert [g.prompt_token_ids for g in here] == [g.prompt_token_ids for g in there]
+    same = [(a.text, a.token_ids) == (b.text, b.token_ids) for a, b in zip(here, there, strict=True)]
+    assert sum(same) >= len(same) - 1, "one near tie may fall to the other side"
+    for a, b, alike in zip(here, there, same, strict=True):
+        if alike:
+            assert a.logprobs == pytest.approx(b.logprobs, abs=2e-3)
