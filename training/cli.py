@@ -38,6 +38,14 @@ TrackingUri = Annotated[
     typer.Option(help="MLflow tracking URI; default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."),
 ]
 Experiment = Annotated[str, typer.Option(help="MLflow experiment.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        help="FIELD=COLUMN, repeatable, for a table whose columns have other names than prompt, prompt_id, group, arm, "
+        "quality, prompt_tokens, completion_tokens, cost, latency_s, sample_index.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
@@ -98,6 +106,7 @@ def collect(
 def train(
     source: Annotated[Path | None, typer.Argument(help="A log directory or an outcomes table.")] = None,
     out: Annotated[Path, typer.Option(help="Where the router directory goes.")] = Path("howhard-router"),
+    column: Columns = None,
     run: Annotated[list[str] | None, typer.Option(help="Take the outcomes from this MLflow run (repeatable).")] = None,
     experiment: Annotated[
         str | None, typer.Option(help="Take the outcomes from all collections of this MLflow experiment.")
@@ -132,6 +141,7 @@ def evaluate(
     router: Annotated[
         Path | None, typer.Option(help="Evaluate this router; default: cross-fit one, five folds.")
     ] = None,
+    column: Columns = None,
     split: Annotated[str, typer.Option(help="prompt, group (whole families left out), or both.")] = "both",
     seed: Seed = 0,
     plot: Annotated[Path | None, typer.Option(help="Write the cost-quality plane as a PNG here.")] = None,
@@ -140,7 +150,8 @@ def evaluate(
     """Say with intervals what routing would have saved on a table of outcomes, beside every baseline."""
     from .commands import evaluate as run
 
-    _print(run(source, router=router, split=split, seed=seed, plot=plot, quiet=as_json), as_json)
+    report = run(source, router=router, mapping=column or [], split=split, seed=seed, plot=plot, quiet=as_json)
+    _print(report, as_json)
 
 
 @app.command()
@@ -177,13 +188,7 @@ def route(
 def import_(
     table: Annotated[Path, typer.Argument(help="A long table, CSV or parquet: one row per prompt and arm.")],
     log: Annotated[Path, typer.Option(help="The log directory to write.")] = Path("howhard-log"),
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map", help="FIELD=COLUMN, repeatable: prompt, prompt_id, group, arm, quality, prompt_tokens, "
-            "completion_tokens, cost, latency_s, sample_index. Columns that bear these names need none."
-        ),
-    ] = None,
+    column: Columns = None,
     average_samples: Annotated[
         bool, typer.Option(help="Average several rows of one prompt and arm; else they are an error.")
     ] = False,
@@ -219,7 +224,9 @@ def doctor(
     """Check this installation and its backends, and say what to switch on."""
     from .doctor import examine
 
-    _print(examine(_config(config, url=url, model=model, api_key_env=api_key_env, required=False)), as_json)
+    health = examine(_config(config, url=url, model=model, api_key_env=api_key_env, required=False))
+    _print(health, as_json)
+    raise typer.Exit(0 if health.well else 1)
 
 
 @app.command("config")

@@ -3,38 +3,40 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Progress = Callable[[int, int], None]
-"""Called with how much is done and how much there is in all, as long work goes on."""
+StageProgress = Callable[[str, int, int], None]
+"""Called with a stage's name, how much of it is done and how much there is in all, as long work goes on."""
 
 
 @contextmanager
-def bar(title: str, *, quiet: bool = False) -> Iterator[Progress]:
-    """Show one progress bar with the time elapsed and the time left; gives the callback that moves it."""
+def bars(*, quiet: bool = False) -> Iterator[StageProgress]:
+    """Show a bar per stage, with the time elapsed and the time left; gives the callback that moves them."""
     if quiet:
-        yield lambda done, total: None
+        yield lambda stage, done, total: None
         return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
+        Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
-    from rich.progress import Progress as Bar
 
     columns = (
-        TextColumn(f"{title:<34}"),
-        BarColumn(bar_width=30),
+        TextColumn("{task.description:<32}"),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=Console(stderr=True)) as shown:
-        task = shown.add_task(title, total=None)
+    with Progress(*columns, console=Console(stderr=True)) as shown:
+        tasks: dict[str, int] = {}
 
-        def move(done: int, total: int) -> None:
-            shown.update(task, completed=done, total=total)
+        def move(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = shown.add_task(stage, total=total)
+            shown.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
 
         yield move

@@ -1,0 +1,594 @@
+"""What the doors of the command line open onto: each command's work from its arguments to a report.
+
+A report has `text()` for people and `to_dict()` for programs. The parts are elsewhere (collect, fit, evaluate,
+tracking, router); here they are only joined, so that `howhard` and a script of yours do the same.
+"""
+
+import asyncio
+import shutil
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from ..router.artifact import BackendFacts
+from ..router.decision import Decision
+from ..router.objective import Objective
+from ..router.router import RoutedResult, Router
+from ..strategies.base import SamplingParams
+from ..strategies.errors import ConfigError, InputError, TableError
+from ..strategies.specs import ArmSpec, VerifierSpec, open_backends, open_verifiers
+from . import collect as collecting
+from . import tracking
+from .config import Config
+from .evaluate import Evaluation, Skipped, evaluate_router
+from .evaluate import evaluate as cross_fitted
+from .fit import fit, write_router
+from .halves import halves
+from .importing import import_table as read_long_table
+from .log import Log
+from .matrix import OutcomeMatrix
+from .progress import StageProgress, bars
+from .promote import Verdict
+from .promote import promote as judged
+from .prompt_sets import read_prompts
+from .report import Report
+
+Confirm = Callable[[str], bool]
+
+
+# ── collect ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class CollectReport:
+    """What a collection did, and where it lies."""
+
+    collected: collecting.Collected
+    log: Path
+    run_id: str | None
+    tracking_uri: str
+
+    def text(self) -> str:
+        """For people."""
+        c = self.collected
+        lines = [
+            f"{self.log}: {c.samples:,} samples, {c.runs:,} runs, {c.timed:,} timed runs in {c.seconds:.0f} s; "
+            f"cost {c.usage.cost:,.6g}, {c.usage.completion_tokens:,} completion tokens",
+        ]
+        if c.failed or c.failed_runs or c.skipped:
+            lines.append(f"failed: {c.failed} samples, {c.failed_runs} runs; {c.skipped} prompts did not fit a context")
+            lines += [f"  {problem}" for problem in c.problems]
+        if not c.done:
+            lines.append(f"stopped: {c.stopped_because}. The same command goes on from there.")
+        if self.run_id:
+            lines.append(f"MLflow run {self.run_id} in {self.tracking_uri}")
+        lines.append(f"next: howhard train {self.log}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "log": str(self.log),
+            "run_id": self.run_id,
+            "tracking_uri": self.tracking_uri,
+            **msgspec.to_builtins(self.collected),
+        }
+
+
+def collect(
+    config: Config,
+    prompts: pd.DataFrame | Path,
+    log: Path,
+    *,
+    grader: str | None = None,
+    samples: int | None = None,
+    max_cost: float | None = None,
+    tracking_uri: str | None = None,
+    confirm: Confirm | None = None,
+    progress: StageProgress | None = None,
+    quiet: bool = False,
+) -> CollectReport:
+    """Record outcomes into a log directory, and the log into MLflow; goes on where an earlier call stopped.
+
+    confirm : asked with the plan before anything beyond the probe is drawn; None = go ahead.
+    """
+    table = read_prompts(prompts, grader=grader) if isinstance(prompts, Path) else prompts
+    settings = config.collect if samples is None else msgspec.structs.replace(config.collect, samples=samples)
+    with Log(log) as opened:
+        collected = asyncio.run(_collect(config, settings, table, opened, max_cost, confirm, progress, quiet))
+        run_id = tracking.log_collection(opened, uri=tracking_uri or config.tracking.uri, config=config)
+    return CollectReport(collected, log, run_id, tracking.resolve_uri(tracking_uri or config.tracking.uri))
+
+
+async def _collect(
+    config: Config,
+    settings: Any,
+    prompts: pd.DataFrame,
+    log: Log,
+    max_cost: float | None,
+    confirm: Confirm | None,
+    progress: StageProgress | None,
+    quiet: bool,
+) -> collecting.Collected:
+    backends = open_backends(config.backends)
+    verifiers = open_verifiers(config.verifiers)
+    try:
+        for backend in backends.values():
+            check = getattr(backend, "check", None)
+            if check is not None:
+                await check()
+        log.note(
+            currency=config.currency,
+            backends={
+                name: msgspec.to_builtins(
+                    BackendFacts(
+                        kind="local" if hasattr(spec, "device") else "vllm",
+                        model=spec.model,
+                        fingerprint=backends[name].fingerprint,
+                        prices=backends[name].prices,
+                    )
+                )
+                for name, spec in config.backends.items()
+            },
+        )
+        work = {
+            "backends": backends,
+            "verifiers": config.verifiers,
+            "opened": verifiers,
+            "arms": config.arms,
+            "n": settings.samples,
+            "params": SamplingParams(
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                max_tokens=settings.max_tokens,
+                seed=settings.seed,
+            ),
+            "log": log,
+            "concurrency": settings.concurrency,
+            "latency_prompts": settings.latency_prompts,
+        }
+        planned = None
+        if confirm is not None:
+            planned = await collecting.plan(prompts, **work)
+            if planned.stages and not confirm(f"{planned}\nGo ahead?"):
+                raise InputError("nothing was drawn: the plan was declined")
+        if progress is not None:
+            return await collecting.collect(prompts, **work, planned=planned, max_cost=max_cost, progress=progress)
+        with bars(quiet=quiet) as moving:
+            return await collecting.collect(prompts, **work, planned=planned, max_cost=max_cost, progress=moving)
+    finally:
+        for backend in backends.values():
+            await backend.close()
+
+
+# ── what is learned from ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Outcomes to learn from or to judge on, and what is known of the arms that made them.
+
+    name : in a few words, for reports and manifests. specs, verifiers, backends : {} for imported tables.
+    outcomes : the long table that `matrix` was made of.
+    log  : where the outcomes come from a log with samples; None otherwise.
+    """
+
+    name: str
+    outcomes: pd.DataFrame
+    matrix: OutcomeMatrix
+    specs: Mapping[str, ArmSpec] = field(default_factory=dict)
+    verifiers: Mapping[str, VerifierSpec] = field(default_factory=dict)
+    backends: Mapping[str, BackendFacts] = field(default_factory=dict)
+    log: Log | None = None
+    notes: tuple[str, ...] = ()
+
+    def halves(self) -> tuple[OutcomeMatrix, OutcomeMatrix] | None:
+        """The same prompts and arms from two disjoint halves of the samples, where all arms can be derived."""
+        if self.log is None:
+            return None
+        return halves(self.log.samples(), self.log.prompts(), self.matrix, self.specs, self.verifiers)
+
+
+def load_source(path: Path, mapping: Sequence[str] = ()) -> Source:
+    """Read a log directory, or a long table with a column mapping ("FIELD=COLUMN").
+
+    Raises TableError for a path that holds neither, and InputError for a mapping that is not of that form.
+    """
+    if path.is_dir() or not path.exists():
+        if mapping:
+            raise InputError(f"--map is for tables; {path} is a log directory")
+        return _source_of(Log.open(path), path.name)
+    imported = read_long_table(path, _mapping(mapping), average_samples=True)
+    if imported.outcomes is None:
+        raise TableError(f"{path}: no outcome in the table")
+    matrix = OutcomeMatrix.of(imported.outcomes, imported.prompts)
+    return Source(name=path.name, outcomes=imported.outcomes, matrix=matrix, notes=imported.notes)
+
+
+def _source_of(log: Log, name: str) -> Source:
+    notes = log.notes()
+    arms = msgspec.convert(notes.get("arms", []), list[ArmSpec])
+    verifiers = msgspec.convert(notes.get("verifiers", {}), dict[str, VerifierSpec])
+    outcomes = collecting.assemble(log, arms or None, verifiers)
+    return Source(
+        name=name,
+        outcomes=outcomes,
+        matrix=OutcomeMatrix.of(outcomes, log.prompts(), unit=notes.get("currency", "cost")),
+        specs={arm.name: arm for arm in arms},
+        verifiers=verifiers,
+        backends=msgspec.convert(notes.get("backends", {}), dict[str, BackendFacts]),
+        log=log if arms else None,
+        notes=tuple(notes.get("imported", ())),
+    )
+
+
+def _mapping(pairs: Sequence[str]) -> dict[str, str]:
+    mapping = {}
+    for pair in pairs:
+        name, equals, column = pair.partition("=")
+        if not (name and equals and column):
+            raise InputError(f"--map {pair!r}: write FIELD=COLUMN, for instance --map quality=score")
+        mapping[name] = column
+    return mapping
+
+
+def held_out(prompt_ids: Sequence[str], share: float) -> np.ndarray:
+    """Which prompts are kept out of training: bool (n,), by a hash of the id, so that it is the same for ever.
+
+    Champion and challenger are therefore judged on prompts that neither was trained on.
+    """
+    return np.array([zlib.crc32(i.encode()) / 2**32 < share for i in prompt_ids], dtype=bool)
+
+
+# ── train ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainReport:
+    """A trained router, what it did on held-out prompts, and where it is registered."""
+
+    out: Path
+    router_version: str
+    report: Report
+    run_id: str
+    tracking_uri: str
+    model_version: str | None
+    verdict: Verdict | None
+
+    def text(self) -> str:
+        """For people."""
+        lines = [self.report.text(), "", f"router {self.router_version} in {self.out}"]
+        lines.append(f"MLflow run {self.run_id} in {self.tracking_uri}")
+        if self.model_version is not None and self.verdict is not None:
+            became = "champion" if self.verdict.promote else "challenger"
+            lines.append(f"registered as howhard-router version {self.model_version}, {became}: {self.verdict.reason}")
+        lines.append(f'next: howhard route "PROMPT" --router {self.out}')
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "out": str(self.out),
+            "router_version": self.router_version,
+            "run_id": self.run_id,
+            "tracking_uri": self.tracking_uri,
+            "model_version": self.model_version,
+            "verdict": None if self.verdict is None else self.verdict.to_dict(),
+            **self.report.to_dict(),
+        }
+
+
+def train(
+    source: Path | Source | None,
+    out: Path,
+    *,
+    mapping: Sequence[str] = (),
+    runs: Sequence[str] = (),
+    experiment: str | None = None,
+    value: float | None = None,
+    holdout: float = 0.25,
+    register: bool = True,
+    tracking_uri: str | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> TrainReport:
+    """Fit a router, judge it on prompts kept out of its training and on whole families left out, and register it.
+
+    source : a log directory or a table; or `runs` of MLflow, or all collections of an `experiment`, which then lie
+             as a log beside the router.
+    """
+    if not 0 < holdout < 1:
+        raise ConfigError(f"holdout={holdout}: it must lie inside (0, 1), for instance 0.25")
+    given = [source is not None, bool(runs), experiment is not None]
+    if sum(given) != 1:
+        raise ConfigError("give one source: a log directory or table, --run, or --experiment")
+    if isinstance(source, Path):
+        source = load_source(source, mapping)
+    elif source is None:
+        kept = out.with_name(f"{out.name}-log")
+        log = tracking.log_from_runs(kept, runs=runs, experiment=experiment, uri=tracking_uri)
+        source = _source_of(log, experiment or ", ".join(runs))
+    matrix = source.matrix
+    held = held_out(matrix.prompt_ids, holdout)
+    if not held.any() or held.all():
+        raise TableError(f"{len(matrix)} prompts: too few to hold a share of {holdout:g} of them out")
+    learned = matrix.rows(~held)
+    with bars(quiet=quiet) as progress:
+        fitted = fit(learned, specs=source.specs or None, progress=partial(progress, "fitting"))
+        objective = None if value is None else Objective(value=value)
+        about: dict[str, Any] = {
+            "dataset": f"{source.name}, {len(learned)} of {len(matrix)} prompts",
+            "objective": objective,
+            "specs": source.specs,
+            "backends": source.backends,
+            "verifiers": source.verifiers,
+        }
+        router = Router.load(_fresh(out, lambda at: write_router(at, fitted, **about)))
+        on_held = evaluate_router(
+            router, matrix.rows(held), train=learned, halves=_rows(source.halves(), held), seed=seed
+        )
+        left_out = _families_left_out(matrix, seed, partial(progress, "families left out"))
+    report = Report(
+        f"{source.name}: {len(learned)} prompts to learn from, {int(held.sum())} held out", [on_held, left_out]
+    )
+    figure = out.with_suffix(".png")
+    report.plot(figure)
+    uri = tracking.resolve_uri(tracking_uri)
+    run_id = tracking.log_training(
+        out,
+        params={"settings": msgspec.to_builtins(fitted.settings), "holdout": holdout, "seed": seed},
+        metrics=headline(on_held),
+        outcomes=source.outcomes,
+        source=source.name,
+        files=[figure],
+        uri=uri,
+    )
+    version = verdict = None
+    if register:
+        verdict = judged(router, _champion(uri), matrix.rows(held), seed=seed)
+        version = _register(run_id, verdict, uri)
+    return TrainReport(
+        out=out,
+        router_version=router.version,
+        report=report,
+        run_id=run_id,
+        tracking_uri=uri,
+        model_version=version,
+        verdict=verdict,
+    )
+
+
+def _fresh(out: Path, write: Callable[[Path], Any]) -> Path:
+    """Write a router to `out`; one that lies there gives way only once the new one is whole."""
+    if not (out / "manifest.json").is_file():
+        write(out)
+        return out
+    old = out.with_name(f".{out.name}-before")
+    shutil.rmtree(old, ignore_errors=True)
+    out.rename(old)
+    try:
+        write(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old)
+    return out
+
+
+def _champion(uri: str) -> Router | None:
+    if tracking.version_of("champion", uri=uri) is None:
+        return None
+    return Router.load(f"models:/{tracking.MODEL}@champion", tracking_uri=uri)
+
+
+def _register(run_id: str, verdict: Verdict, uri: str) -> str:
+    version = tracking.register_router(run_id, uri=uri)
+    tracking.set_alias("champion" if verdict.promote else "challenger", version, uri=uri)
+    return version
+
+
+def headline(evaluation: Evaluation) -> dict[str, float]:
+    """The figures of an evaluation that a manifest and an MLflow run show."""
+    best, router = evaluation.row(evaluation.best_arm), evaluation.router
+    return {
+        "router_quality": router.quality.mean,
+        "router_cost": router.cost.mean,
+        "best_arm_quality": best.quality.mean,
+        "best_arm_cost": best.cost.mean,
+        "cost_below_hull": evaluation.cost_below_hull.mean,
+        "n_prompts": float(evaluation.n_prompts),
+    }
+
+
+def _rows(pair: tuple[OutcomeMatrix, OutcomeMatrix] | None, mask: np.ndarray):
+    return None if pair is None else (pair[0].rows(mask), pair[1].rows(mask))
+
+
+def _families_left_out(matrix: OutcomeMatrix, seed: int, progress: Callable[[int, int], None]) -> Evaluation | Skipped:
+    try:
+        return cross_fitted(matrix, split="group", seed=seed, progress=progress)
+    except TableError as exc:
+        return Skipped(split="group", reason=str(exc))
+
+
+# ── evaluate ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateReport:
+    """What routing would have saved on a table."""
+
+    report: Report
+    notes: tuple[str, ...]
+    plot: Path | None
+
+    def text(self) -> str:
+        """For people."""
+        lines = [self.report.text(), *(f"Note: {note}." for note in self.notes)]
+        if self.plot is not None:
+            lines.append(f"plot: {self.plot}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {**self.report.to_dict(), "notes": list(self.notes), "plot": str(self.plot) if self.plot else None}
+
+
+def evaluate(
+    source: Path,
+    *,
+    router: str | Path | None = None,
+    mapping: Sequence[str] = (),
+    split: str = "both",
+    seed: int = 0,
+    plot: Path | None = None,
+    quiet: bool = False,
+) -> EvaluateReport:
+    """Judge a ready router on a table, or cross-fit one on it: with random prompts or whole families left out."""
+    if split not in ("prompt", "group", "both"):
+        raise ConfigError(f"split={split!r}: it must be prompt, group or both")
+    loaded = load_source(source, mapping)
+    matrix = loaded.matrix
+    if router is not None:
+        found: list[Evaluation | Skipped] = [
+            evaluate_router(Router.load(router), matrix, halves=loaded.halves(), seed=seed)
+        ]
+    else:
+        with bars(quiet=quiet) as progress:
+            found = _cross_fits(loaded, split, seed, progress)
+    report = Report(f"{loaded.name}: {len(matrix):,} prompts, {len(matrix.arms)} arms", found)
+    return EvaluateReport(report=report, notes=loaded.notes, plot=None if plot is None else report.plot(plot))
+
+
+def _cross_fits(loaded: Source, split: str, seed: int, progress: StageProgress) -> list[Evaluation | Skipped]:
+    found: list[Evaluation | Skipped] = []
+    if split != "group":
+        moving = partial(progress, "random prompts left out")
+        found.append(cross_fitted(loaded.matrix, halves=loaded.halves(), seed=seed, progress=moving))
+    if split != "prompt":
+        found.append(_families_left_out(loaded.matrix, seed, partial(progress, "families left out")))
+    return found
+
+
+# ── route ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class RouteReport:
+    """A decision, and the answer where the arm was run."""
+
+    decision: Decision
+    routed: RoutedResult | None
+
+    def text(self) -> str:
+        """For people."""
+        if self.routed is None:
+            return self.decision.explain()
+        result = self.routed.result
+        spent = (
+            f"{result.usage.completion_tokens} completion tokens, cost {result.usage.cost:.4g}, {result.seconds:.2f} s"
+        )
+        return f"{self.decision.explain()}\n\n{result.text.strip()}\n\n{spent}; {result.stopped_because}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        answer = None
+        if self.routed is not None:
+            result = self.routed.result
+            answer = {
+                "text": result.text,
+                "answer": result.answer,
+                "usage": msgspec.to_builtins(result.usage),
+                "seconds": result.seconds,
+                "stopped_because": result.stopped_because,
+            }
+        return {"decision": self.decision.to_dict(), "result": answer}
+
+
+def route(
+    prompt: str,
+    router: str | Path,
+    config: Config | None,
+    limits: Mapping[str, float | None],
+    *,
+    decide_only: bool = False,
+) -> RouteReport:
+    """Choose an arm for one prompt and, unless only the decision is wanted, answer with it."""
+    return asyncio.run(_route(prompt, router, config, limits, decide_only))
+
+
+async def _route(prompt, router, config, limits, decide_only) -> RouteReport:
+    served = {} if config is None else config.backends
+    async with Router.load(router, backends=served) as loaded:
+        changes = {name: limit for name, limit in limits.items() if limit is not None}
+        objective = loaded.objective.but(**changes)
+        if decide_only:
+            return RouteReport(loaded.decide(prompt, objective), None)
+        routed = await loaded.run(prompt, objective)
+        return RouteReport(routed.decision, routed)
+
+
+# ── import, promote ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What a table became."""
+
+    log: Path
+    prompts: int
+    outcomes: int
+    samples: int
+    notes: tuple[str, ...]
+
+    def text(self) -> str:
+        """For people."""
+        head = f"{self.log}: {self.prompts:,} prompts, {self.outcomes:,} outcomes, {self.samples:,} samples"
+        return "\n".join([head, *(f"Note: {note}." for note in self.notes), f"next: howhard evaluate {self.log}"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {**{f: getattr(self, f) for f in self.__slots__}, "log": str(self.log)}
+
+
+def import_table(table: Path, log: Path, mapping: Sequence[str], *, average_samples: bool = False) -> ImportReport:
+    """Turn a long table into a log."""
+    imported = read_long_table(table, _mapping(mapping), average_samples=average_samples)
+    with Log(log) as opened:
+        imported.write(opened)
+    outcomes, samples = (0 if part is None else len(part) for part in (imported.outcomes, imported.samples))
+    return ImportReport(log, len(imported.prompts), outcomes, samples, imported.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteReport:
+    """A verdict, and what became of it in the registry."""
+
+    verdict: Verdict
+    model_version: str | None
+
+    def text(self) -> str:
+        """For people."""
+        if self.verdict.promote:
+            return f"promoted: howhard-router version {self.model_version} is the champion; {self.verdict.reason}"
+        return f"not promoted (registered as version {self.model_version}, challenger): {self.verdict.reason}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {**self.verdict.to_dict(), "model_version": self.model_version}
+
+
+def promote(candidate: str | Path, source: Path, *, tracking_uri: str | None = None) -> PromoteReport:
+    """Judge a router against the champion on held-out outcomes, and move the registry's aliases accordingly."""
+    uri = tracking.resolve_uri(tracking_uri)
+    router = Router.load(candidate)
+    verdict = judged(router, _champion(uri), load_source(source).matrix)
+    run_id = tracking.log_training(candidate, source=str(source), uri=uri, name="promotion")
+    return PromoteReport(verdict, _register(run_id, verdict, uri))
