@@ -581,7 +581,7 @@ class _Collection:
     def _flush(self) -> None:
         for table, rows in self.buffer.items():
             if rows:
-                self.log.append(table, rows)  # type: ignore[arg-type]
+                self.log.append(table, rows)
                 if table == "samples":
                     failed = sum(row["finish_reason"] == "error" for row in rows)
                     self.counts["samples"] += len(rows) - failed

@@ -142,7 +142,7 @@ class Log:
         """Add the outcomes that the log does not hold yet; returns how many those are. See `append`."""
         return self.append("outcomes", rows)
 
-    def append(self, table: tables.TableName, rows: Rows) -> int:
+    def append(self, table: str, rows: Rows) -> int:
         """Write the rows that are new as one part and return how many they are; they are safe from then on.
 
         Columns that may be null can be left out. Raises TableError for a bad row (then nothing was written),
@@ -180,7 +180,7 @@ class Log:
                 _sync_folder(self.path / table)
         self._index = None
 
-    def export(self, table: tables.TableName, path: str | Path) -> Path:
+    def export(self, table: str, path: str | Path) -> Path:
         """Write one table as a single parquet file that `Log.open` reads."""
         path = Path(path)
         data = tables.to_arrow(table, self._read(table))

@@ -26,8 +26,6 @@ from ..strategies.errors import TableError, nearest
 SCHEMA_VERSION = 1
 """Of all three tables together; goes up when a column changes its name, type or meaning."""
 
-TableName = Literal["prompts", "samples", "outcomes"]
-
 VERDICT = pa.struct(
     [
         pa.field("verifier", pa.string(), nullable=False),

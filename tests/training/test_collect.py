@@ -448,7 +448,7 @@ def test_a_collection_killed_at_random_moments_goes_on_without_loss_or_repetitio
                 stage, done = line.split()
                 acknowledged = max(acknowledged, int(done)) if stage == "samples" else acknowledged
                 left -= 1
-                if left == 0 and kills < 4:
+                if left == 0 and kills < 3:
                     process.send_signal(signal.SIGKILL)
                     kills += 1
         samples = Log.open(path).samples()
