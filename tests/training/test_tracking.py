@@ -1,6 +1,5 @@
 import logging
 import os
-import shutil
 import subprocess
 import sys
 
@@ -19,21 +18,9 @@ ARMS = [
 ]
 
 
-@pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory):
-    """One store, made once: MLflow takes 6 to 9 seconds to make one."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    with tracking._client(f"sqlite:///{path}") as client:
-        client.search_experiments()
-    return path
-
-
 @pytest.fixture
-def uri(migrated_database, tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(migrated_database, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+def uri(mlflow_uri):
+    return mlflow_uri
 
 
 def make_log(path, prompts=3, first=0):
