@@ -128,7 +128,7 @@ def train(
 
     _print(
         go(
-            source, out, runs=run or [], experiment=experiment, value=value, holdout=holdout,
+            source, out, mapping=column or [], runs=run or [], experiment=experiment, value=value, holdout=holdout,
             register=register, tracking_uri=tracking_uri, seed=seed, quiet=as_json,
         ),
         as_json,
@@ -269,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..strategies.errors import HowhardError, InputError
 
     try:
-        return app(list(sys.argv[1:] if argv is None else argv), standalone_mode=False) or 0
+        return app(list(sys.argv[1:] if argv is None else argv), prog_name="howhard", standalone_mode=False) or 0
     except InputError as exc:
         code, message = 2, str(exc)
     except HowhardError as exc:

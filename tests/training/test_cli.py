@@ -1,0 +1,114 @@
+"""The command line: what it prints, and what it says when it cannot do what was asked."""
+
+import json
+
+import pytest
+
+from howhard.training.cli import main
+from howhard.training.config import EXAMPLE
+
+TABLE = "prompt,group,arm,quality,cost\n" + "".join(
+    f"question {i} about {'cats' if i % 2 else 'dogs'},{'cats' if i % 2 else 'dogs'},{arm},{quality},{cost}\n"
+    for i in range(60)
+    for arm, quality, cost in (("small", i % 2, 1.0), ("large", 1, 5.0))
+)
+
+
+def run(capsys, *words):
+    """Run the command line; return its exit code, standard output and standard error."""
+    code = main([str(w) for w in words])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(TABLE)
+    return path
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["quickstart", "collect", "train", "evaluate", "route", "import", "promote", "doctor", "config"],
+)
+def test_every_command_explains_itself(command, capsys):
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0
+    assert f"howhard {command}" in out
+
+
+def test_the_example_configuration_is_printed(capsys):
+    assert run(capsys, "config")[:2] == (0, EXAMPLE)
+
+
+def test_evaluate_cross_fits_a_router_on_a_strangers_table(table, capsys, tmp_path):
+    plot = tmp_path / "plane.png"
+    code, out, _ = run(capsys, "evaluate", table, "--split", "prompt", "--plot", plot, "--json")
+    assert code == 0
+    evaluation = json.loads(out)["evaluations"][0]
+    assert {"small", "large", "router", "oracle (peeks)"} <= {row["name"] for row in evaluation["rows"]}
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_import_then_train_then_route_decides_with_the_new_router(table, capsys, tmp_path):
+    assert run(capsys, "import", table, "--log", tmp_path / "log")[0] == 0
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    words = ["train", tmp_path / "log", "--out", tmp_path / "router", "--value", "20", "--tracking-uri", store]
+    code, out, _ = run(capsys, *words, "--no-register", "--json")
+    assert code == 0
+    assert json.loads(out)["model_version"] is None
+    words = ["route", "question 7 about cats", "--router", tmp_path / "router", "--decide-only", "--json"]
+    code, out, _ = run(capsys, *words)
+    decision = json.loads(out)["decision"]
+    assert (code, decision["arm"]) == (0, "small")
+    assert {arm["name"] for arm in decision["arms"]} == {"small", "large"}
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["evaluate", "absent"], "no log at absent"),
+        (["evaluate", "{table}", "--split", "sideways"], "split='sideways'"),
+        (["evaluate", "{table}", "--map", "quality"], "write FIELD=COLUMN"),
+        (["evaluate", "{table}", "--map", "qualty=quality"], "did you mean 'quality'"),
+        (["evaluate", "{table}", "--map", "quality=scoer"], "scoer"),
+        (["train", "{table}", "--holdout", "2"], "holdout=2.0"),
+        (["train"], "give one source"),
+        (["collect", "absent.jsonl"], "no backend: give --url and --model"),
+        (["collect", "absent.jsonl", "--url", "http://127.0.0.1:9"], "--url and --model belong together"),
+        (["collect", "absent.jsonl", "--url", "http://127.0.0.1:9", "--model", "m"], "absent.jsonl: cannot be read"),
+        (["route", "hello", "--router", "absent"], "no router at absent"),
+        (["route", "hello", "--value", "nan"], "value=nan"),
+        (["route", ""], "the prompt is empty"),
+        (["quickstart", "--prompts", "3"], "prompts=3"),
+        (["doctor", "--config", "absent.toml"], "absent.toml: cannot be read"),
+    ],
+)
+def test_what_the_user_got_wrong_is_named_with_exit_code_2(words, said, table, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *(w.format(table=table) for w in words))
+    assert code == 2
+    assert said in err
+
+
+@pytest.mark.parametrize("words", [["fly"], ["train", "--fast"], ["evaluate"]])
+def test_a_word_that_the_command_line_does_not_know_is_a_usage_error(words, capsys):
+    assert run(capsys, *words)[0] == 2
+
+
+def test_an_unreachable_server_is_the_worlds_fault(tmp_path, capsys):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "2 + 2?", "reference": "4", "grader": "exact"}\n')
+    code, _, err = run(capsys, "collect", prompts, "--log", tmp_path / "log", "--url", "http://127.0.0.1:9/v1",
+                       "--model", "m", "--yes")  # fmt: skip
+    assert code == 1
+    assert "127.0.0.1:9" in err
+
+
+def test_doctor_says_that_a_server_cannot_be_reached(capsys):
+    code, out, _ = run(capsys, "doctor", "--url", "http://127.0.0.1:9/v1", "--model", "m", "--json")
+    assert code == 1
+    found = json.loads(out)
+    assert found["well"] is False
+    assert "127.0.0.1:9" in found["backends"][0]["error"]
