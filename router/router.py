@@ -103,7 +103,6 @@ class Router:
         self.source = source
         self.policy: Policy = manifest.policy if policy is None else policy
         self.objective = manifest.objective if objective is None else objective
-        self._fingerprint = fingerprint
         self._rng = np.random.default_rng(seed)
         self._drawing = threading.Lock()
         self._served = _Served(manifest, dict(backends or {}), dict(verifiers or {}), fingerprint)
@@ -259,16 +258,8 @@ class Router:
         if estimates.latency is not None:
             q = min(max(objective.deadline_quantile, estimates.quantiles[0]), estimates.quantiles[-1])
             latency = estimates.latency_at(q).tolist()
-        quality, benefit, se = (
-            estimates.quality.tolist(),
-            estimates.benefit.tolist(),
-            estimates.benefit_se.tolist(),
-        )
-        cost, utility, feasible = (
-            estimates.cost.tolist(),
-            choices.utilities.tolist(),
-            choices.feasible.tolist(),
-        )
+        quality, cost, benefit = estimates.quality.tolist(), estimates.cost.tolist(), estimates.benefit.tolist()
+        se, utility, feasible = estimates.benefit_se.tolist(), choices.utilities.tolist(), choices.feasible.tolist()
         difficulty = estimates.difficulty.tolist()
         label, version = self.policy.label, self.version
         decisions = []

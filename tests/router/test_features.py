@@ -94,6 +94,7 @@ def test_only_both_ends_of_a_long_text_are_looked_at_but_its_length_is_known():
     one, other = (featurize([head + middle + tail], SPEC)[0] for middle in ("7" * 9000, "x" * 9000))
     assert np.array_equal(one, other)
     assert one[0] == pytest.approx(np.log1p(len(head) + 9000 + len(tail)))
+    assert not np.array_equal(one, featurize([head + "7" * 9000 + tail[:-5] + " 123."], SPEC)[0])
 
 
 def test_a_spec_of_another_version_or_an_odd_width_is_refused():

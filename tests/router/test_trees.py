@@ -41,6 +41,16 @@ def test_sums_are_those_of_lightgbm(seed, objective, leaves, missing):
         )
 
 
+def test_a_value_that_equals_a_threshold_goes_left():
+    x, y = table(5)
+    booster = boosted(x, y, objective="regression")
+    forest = read_forest([booster.model_to_string()], names=["m"])
+    rows = np.nan_to_num(x[: len(forest.threshold)])
+    for row, feature, threshold in zip(rows, forest.feature, forest.threshold, strict=False):
+        row[feature] = threshold
+    np.testing.assert_allclose(forest.raw(rows)[:, 0], np.asarray(booster.predict(rows)), rtol=1e-12, atol=1e-13)
+
+
 def test_several_models_and_fixed_columns_give_what_each_gives_alone():
     x, y = table(0)
     boosters = [
