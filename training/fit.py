@@ -7,6 +7,7 @@ together give every training prompt an out-of-fold prediction. On those the cali
 objective's value are set. howhard.router.predictor defines what is written, and reads it without LightGBM.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from ..router.objective import Objective
 from ..router.policy import Policy, PolicySpec, UtilityPolicy
 from ..router.predictor import Predictor, pack_predictor
 from ..strategies.errors import ConfigError, TableError
+from ..strategies.specs import ArmSpec, VerifierSpec
 from .folds import Split, fold_of
 from .matrix import OutcomeMatrix
 
@@ -118,15 +120,14 @@ def fit(
     matrix: OutcomeMatrix,
     *,
     settings: FitSettings | None = None,
-    specs: Mapping[str, Any] | None = None,
+    specs: Mapping[str, ArmSpec | None] | None = None,
     features: np.ndarray | None = None,
     split: Split = "prompt",
     progress: Progress | None = None,
 ) -> Fitted:
     """Fit a predictor to a table of outcomes.
 
-    specs    : arm -> its ArmSpec (or the same as plain data), where known: their backend, kind, n and verifier become
-               features of the arm.
+    specs    : arm -> its ArmSpec, where known: their backend, kind, n and verifier become features of the arm.
     features : float32 (n, d), `featurize(matrix.texts, settings.features)` where the caller has it already.
     split    : how the bags' folds are made: "group" leaves whole families out, so that the uncertainty is that of a
                family never seen.
@@ -171,35 +172,39 @@ def fit(
     quality = np.interp(raw, *knots)
 
     best = matrix.best_arm
+    latency = _latency(matrix)
+
+    def pack(inflation: np.ndarray) -> dict[str, bytes]:
+        return pack_predictor(
+            quality_models=[bag.text for bag in models],
+            cost_model=cost.text,
+            arm_features=arms,
+            cost_mean=cost.mean,
+            se_inflation=inflation,
+            calibration=knots,
+            latency=latency,
+        )
+
+    reference = matrix.arms[int(np.argmin(matrix.arm_cost))]
+    names: dict[str, Any] = {"arms": matrix.arms, "fallback": matrix.arms[best], "reference": reference}
+    predictor = Predictor.of(
+        pack(np.ones(a)), features=settings.features, quantiles=() if latency is None else QUANTILES, **names
+    )
     error = _benefit_error(quality, matrix, best)
-    in_bags = np.stack([bag.predict(x, arms) for bag in models], axis=2)
+    in_bags, _ = predictor.bag_outputs(x)
     spread = (in_bags - in_bags[:, [best]]).std(axis=2, ddof=1)
     typical = np.sqrt((spread**2).mean(axis=0))
     inflation = np.where(typical > 0, np.clip(error / np.where(typical > 0, typical, 1.0), 0.5, 50.0), 1.0)
     inflation[best] = 1.0
-
-    log_ratio, cost_mean = cost.out_of_fold, cost.mean
-    latency = _latency(matrix)
-    files = pack_predictor(
-        quality_models=[bag.text for bag in models],
-        cost_model=cost.text,
-        arm_features=arms,
-        cost_mean=cost_mean,
-        se_inflation=inflation,
-        calibration=knots,
-        latency=latency,
-    )
-    reference = matrix.arms[int(np.argmin(matrix.arm_cost))]
-    names: dict[str, Any] = {"arms": matrix.arms, "fallback": matrix.arms[best], "reference": reference}
-    predictor = Predictor.of(files, features=settings.features, quantiles=() if latency is None else QUANTILES, **names)
+    files = pack(inflation)
     validation = Estimates(
         quality=quality,
         benefit_se=np.broadcast_to(error, quality.shape),
-        cost=cost_mean * np.exp(log_ratio),
+        cost=cost.mean * np.exp(cost.out_of_fold),
         **names,
     )
     return Fitted(
-        predictor=predictor,
+        predictor=dataclasses.replace(predictor, se_inflation=inflation),
         files=files,
         validation=validation,
         value=choose_value(validation, matrix, settings=settings, split=split),
@@ -217,9 +222,9 @@ def write_router(
     *,
     dataset: str,
     objective: Objective | None = None,
-    specs: Mapping[str, Any] | None = None,
+    specs: Mapping[str, ArmSpec | None] | None = None,
     backends: Mapping[str, BackendFacts] | None = None,
-    verifiers: Mapping[str, Any] | None = None,
+    verifiers: Mapping[str, VerifierSpec] | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> Manifest:
     """Write the directory that Router.load reads; it must not exist yet, or be empty.
@@ -236,9 +241,9 @@ def write_router(
         howhard_version=version("howhard"),
         features=predictor.features,
         arms=predictor.arms,
-        specs=tuple(None if specs.get(a) is None else msgspec.to_builtins(specs[a]) for a in predictor.arms),
+        specs=tuple(specs.get(a) for a in predictor.arms),
         backends=dict(backends or {}),
-        verifiers={name: msgspec.to_builtins(spec) for name, spec in (verifiers or {}).items()},
+        verifiers=dict(verifiers or {}),
         reference=predictor.reference,
         fallback=predictor.fallback,
         objective=objective or Objective(value=fitted.value),
@@ -290,12 +295,12 @@ def choose_value(
     filled_c = np.where(np.isnan(matrix.cost), matrix.arm_cost, matrix.cost)
     rows = np.arange(len(matrix))
     unit = np.unique(np.asarray(matrix.families, dtype=str), return_inverse=True)[1] if split == "group" else rows
-    grid = value_grid(matrix)
+    grid, best = value_grid(matrix), matrix.best_arm
     mean, error, cost = np.empty(len(grid)), np.empty(len(grid)), np.empty(len(grid))
     rng = np.random.default_rng(settings.seed) if policy.random else None
     for i, v in enumerate(grid):
         picks = policy.choose(validation, Objective(value=float(v)), rng=rng).index
-        d = filled_q[rows, picks] - filled_q[:, matrix.best_arm]
+        d = filled_q[rows, picks] - filled_q[:, best]
         mean[i], cost[i] = d.mean(), filled_c[rows, picks].mean()
         error[i] = np.sqrt((np.bincount(unit, d - d.mean()) ** 2).sum()) / len(d)
     enough = mean - settings.margin * error >= -settings.tolerance
@@ -363,8 +368,8 @@ class _Bag:
         known, judged = ~np.isnan(y), ~np.isnan(y_held)
         seed = settings.seed * 1009 + k
         parameters = _parameters(settings, seed, objective="cross_entropy")
-        first = _arm_tree(rows[known], y[known], x.shape[1], a, parameters)
-        base = first.predict(held, raw_score=True).reshape(-1, a)  # type: ignore[union-attr]
+        first = _arm_tree(rows[known], y[known], np.tile(np.arange(a), len(inside))[known], arms, parameters)
+        base = _raw(first, held, a)
         text, added = first.model_to_string(), np.zeros_like(base)
         if judged.any():
             data = lgb.Dataset(rows[known], y[known], free_raw_data=False)
@@ -377,8 +382,7 @@ class _Bag:
                 init_model=first,
                 callbacks=[lgb.early_stopping(settings.patience, verbose=False)],
             )
-            raw = booster.predict(held, raw_score=True, num_iteration=booster.best_iteration)
-            grown = raw.reshape(-1, a) - base  # type: ignore[union-attr]
+            grown = _raw(booster, held, a) - base
             if _log_loss(base + grown, matrix.quality[outside]) < _log_loss(base, matrix.quality[outside]):
                 text, added = booster.model_to_string(num_iteration=booster.best_iteration), grown
         return cls(text, base, added)
@@ -392,32 +396,29 @@ class _Bag:
         """Multiply what the prompt adds by `slope`; at 0 the arm's own tree alone is left."""
         import lightgbm as lgb
 
+        if slope == 1:
+            return
         booster = lgb.Booster(model_str=self.text)
         if slope == 0:
             self.text = booster.model_to_string(num_iteration=1)
-        elif slope != 1:
-            for tree, leaves in enumerate(_leaf_counts(self.text)):
-                for leaf in range(leaves if tree else 0):
-                    booster.set_leaf_output(tree, leaf, slope * booster.get_leaf_output(tree, leaf))
-            self.text = booster.model_to_string()
-
-    def predict(self, x: np.ndarray, arms: np.ndarray) -> np.ndarray:
-        """Quality (n, a) before calibration."""
-        import lightgbm as lgb
-
-        booster = lgb.Booster(model_str=self.text)
-        parts = np.array_split(np.arange(len(x)), max(1, len(x) * len(arms) // 20_000))
-        raw = [np.asarray(booster.predict(_pooled(x, arms, rows), raw_score=True, num_threads=1)) for rows in parts]
-        return _sigmoid(np.concatenate(raw)).reshape(len(x), len(arms))
+            return
+        for tree, leaves in enumerate(_leaf_counts(self.text)):
+            for leaf in range(leaves if tree else 0):
+                booster.set_leaf_output(tree, leaf, slope * booster.get_leaf_output(tree, leaf))
+        self.text = booster.model_to_string()
 
 
-def _arm_tree(rows: np.ndarray, y: np.ndarray, d: int, a: int, parameters: dict[str, Any]) -> "lgb.Booster":
+def _arm_tree(
+    rows: np.ndarray, y: np.ndarray, arm: np.ndarray, arms: np.ndarray, parameters: dict[str, Any]
+) -> "lgb.Booster":
     """One tree that reads the arm's features alone; a leaf is the log-odds of the mean quality of its arms.
 
-    With up to 64 arms each has a leaf, but for arms of the very same mean, which share one.
+    With up to 64 arms each has a leaf, but for arms of the very same mean, which share one. `arm` is the number of
+    each row's arm in the table `arms` of their features.
     """
     import lightgbm as lgb
 
+    a, d = len(arms), rows.shape[1] - arms.shape[1]
     blind = rows.copy()
     blind[:, :d] = 0
     own = {
@@ -431,12 +432,18 @@ def _arm_tree(rows: np.ndarray, y: np.ndarray, d: int, a: int, parameters: dict[
         "bagging_fraction": 1.0,
     }
     booster = lgb.train({**parameters, **own}, lgb.Dataset(blind, y), 1)
-    leaf = booster.predict(blind, pred_leaf=True).reshape(-1)  # type: ignore[union-attr]
+    each = _pooled(np.zeros((1, d), dtype=np.float32), arms, np.zeros(1, dtype=int))
+    leaf = np.asarray(booster.predict(each, pred_leaf=True, num_threads=1)).reshape(-1).astype(int)
     for i in np.unique(leaf):
-        of_leaf = y[leaf == i]
+        of_leaf = y[leaf[arm] == i]
         mean = (of_leaf.sum() + 0.5) / (len(of_leaf) + 1)
         booster.set_leaf_output(0, int(i), math.log(mean / (1 - mean)))
     return lgb.Booster(model_str=booster.model_to_string())
+
+
+def _raw(booster: "lgb.Booster", rows: np.ndarray, a: int) -> np.ndarray:
+    """Sums of the trees up to the best iteration, (n, a)."""
+    return np.asarray(booster.predict(rows, raw_score=True, num_threads=1)).reshape(-1, a)
 
 
 def _leaf_counts(text: str) -> list[int]:
@@ -487,7 +494,7 @@ def _cost_model(
             callbacks=[lgb.early_stopping(max(1, settings.patience // 2), verbose=False)],
         )
         rounds.append(booster.best_iteration or 1)
-        log_ratio[outside] = booster.predict(held, num_iteration=booster.best_iteration).reshape(-1, a)  # type: ignore[union-attr]
+        log_ratio[outside] = _raw(booster, held, a)
     rows, y = _pooled(x, arms, np.arange(len(x))), target.ravel()
     known = ~np.isnan(y)
     booster = lgb.train(parameters, lgb.Dataset(rows[known], y[known]), int(np.median(rounds)))
@@ -498,16 +505,16 @@ def _cost_model(
 # ── what is known of an arm, and how sure the predictions are ────────────────────────────────────────────────────
 
 
-def _arm_features(matrix: OutcomeMatrix, specs: Mapping[str, Any] | None) -> np.ndarray:
+def _arm_features(matrix: OutcomeMatrix, specs: Mapping[str, ArmSpec | None] | None) -> np.ndarray:
     """Features (a, k) of the arms: rank by mean quality, mean quality, log mean cost; and their specs, where known.
 
     Of the specs: number of the backend, of the strategy's kind and of the verifier (in alphabetical order, 0 = none),
-    and log2 of n. An arm whose spec is not known has -1 in all four.
+    and log2 of n (width times branches of a tree search). An arm whose spec is not known has -1 in all four.
     """
     quality, cost = matrix.arm_quality, np.maximum(matrix.arm_cost, 1e-12)
     rank = np.argsort(np.argsort(quality, kind="stable"), kind="stable").astype(float)
     columns = [rank, quality, np.log(cost / cost.mean())]
-    plain = {a: msgspec.to_builtins(s) for a, s in (specs or {}).items() if a in matrix.arms}
+    plain = {a: msgspec.to_builtins(s) for a, s in (specs or {}).items() if s and a in matrix.arms}
     if plain:
         strategies = {a: s.get("strategy", {}) for a, s in plain.items()}
         for of in (
@@ -522,8 +529,8 @@ def _arm_features(matrix: OutcomeMatrix, specs: Mapping[str, Any] | None) -> np.
 
 
 def _log2_n(strategy: Mapping[str, Any]) -> float:
-    n = strategy.get("n", 1)
-    return math.log2(n) if isinstance(n, int) and n >= 1 else 0.0
+    """Samples of a whole answer, or of a step where it searches, in powers of two."""
+    return math.log2(strategy.get("n") or strategy.get("width", 1) * strategy.get("branches", 1))
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

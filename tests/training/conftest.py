@@ -41,8 +41,10 @@ def _make(n: int = 400, *, seed: int = 0, shuffle: bool = False, seconds: bool =
     rng = np.random.default_rng(seed)
     names = list(KINDS)
     kinds = [names[i] for i in rng.integers(len(names), size=n)]
+    # Filler of random length, so that length tells nothing.
+    filler = [" ".join(["indeed"] * int(k)) for k in rng.integers(20, size=n)]
     texts = [
-        f"{KINDS[k][0]} {rng.integers(10, 99)} of {rng.integers(10, 99)}, please ({i})." for i, k in enumerate(kinds)
+        f"{filler[i]} {KINDS[k][0]} {rng.integers(10, 99)} of {rng.integers(10, 99)}." for i, k in enumerate(kinds)
     ]
     truth = np.array([KINDS[k][1] for k in kinds])
     quality = (rng.random(truth.shape) < truth).astype(float)

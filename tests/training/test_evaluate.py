@@ -1,0 +1,261 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from howhard.router.objective import Objective
+from howhard.router.policy import UtilityPolicy
+from howhard.strategies.errors import TableError
+from howhard.training.curves import hull_quality
+from howhard.training.evaluate import (
+    Evaluation,
+    Skipped,
+    calibration_error,
+    cross_fit,
+    evaluate,
+    evaluate_router,
+    evaluate_splits,
+    restrict,
+)
+from howhard.training.fit import FitSettings
+
+FAST = FitSettings(rounds=40, learning_rate=0.3)
+TINY = FitSettings(rounds=3)
+
+
+class FixedRouter:
+    """A router from a Fitted: its estimates, policy and objective, as Router offers them."""
+
+    def __init__(self, fitted, objective=None):
+        self._fitted = fitted
+        self.policy = fitted.settings.policy
+        self.objective = objective or Objective(value=fitted.value)
+
+    def estimate(self, prompts, /):
+        return self._fitted.predictor.predict_texts(prompts)
+
+
+@pytest.fixture(scope="module")
+def by_prompt(world):
+    return evaluate(world.matrix, settings=FAST, draws=300)
+
+
+@pytest.fixture(scope="module")
+def of_nothing(make_world):
+    return evaluate(make_world(shuffle=True, seed=5).matrix, settings=FAST, draws=300, baselines=[])
+
+
+def test_where_a_feature_decides_which_arm_wins_the_router_comes_near_the_oracle(by_prompt, world):
+    truth, cost = world.truth, world.matrix.cost
+    e = by_prompt
+    ideal = (e.value * truth - cost).max(axis=1).mean()
+    best_fixed = (e.value * truth - cost).mean(axis=0).max()
+    assert e.router.utility.mean > best_fixed + 0.7 * (ideal - best_fixed)
+    assert e.router.over_hull.low > 0.1
+    assert e.router.over_best.low > -0.05
+    assert e.router_aiq_over_hull.low > 0.05
+    assert e.oracle_gap.low > 0.3
+    assert e.forecasting.brier_skill.mean > 0.5
+    assert e.router.cost_ratio.high < 0.8
+
+
+def test_the_router_beats_the_control_of_its_own_picks_shuffled(by_prompt):
+    control = by_prompt.row("router, picks shuffled")
+    assert by_prompt.router.quality.low > control.quality.high
+    assert control.over_hull.mean <= 1e-9
+    assert control.shares == pytest.approx(by_prompt.router.shares)
+
+
+def test_length_alone_does_not_explain_what_the_router_does(by_prompt):
+    assert by_prompt.router.over_hull.low > by_prompt.row("length").over_hull.high
+
+
+def test_shuffled_outcomes_give_the_router_nothing_over_the_mix_or_the_best_fixed_arm(of_nothing):
+    e = of_nothing
+    assert e.router.over_hull.low < 0.02
+    assert abs(e.router.over_hull.mean) < 0.03
+    best = max(r.utility.mean for r in e.rows if r.kind == "arm")
+    assert e.router.utility.mean > best - 0.06 * e.value
+    assert e.forecasting.brier_skill.mean < 0.01
+    assert abs(e.forecasting.benefit_skill.mean) < 0.03
+
+
+def test_figures_of_the_rows_are_the_plain_means_of_the_picks(by_prompt, world):
+    matrix = world.matrix
+    for j, arm in enumerate(matrix.arms):
+        row = by_prompt.row(arm)
+        assert row.quality.mean == pytest.approx(matrix.quality[:, j].mean())
+        assert row.cost.mean == pytest.approx(matrix.cost[:, j].mean())
+        assert row.tokens.mean == pytest.approx(matrix.tokens[:, j].mean())
+        assert row.latency is None
+        assert row.shares == {arm: 1.0}
+        assert row.quality.low < row.quality.mean < row.quality.high
+    router = by_prompt.router
+    hull = hull_quality(matrix.arm_cost, matrix.arm_quality, router.cost.mean)
+    assert router.over_hull.mean == pytest.approx(router.quality.mean - hull)
+    best = by_prompt.row(by_prompt.best_arm)
+    assert router.over_best.mean == pytest.approx(router.quality.mean - best.quality.mean)
+    assert router.cost_ratio.mean == pytest.approx(router.cost.mean / best.cost.mean)
+    assert (best.over_best.low, best.over_best.high) == (0, 0)
+
+
+def test_paired_intervals_are_narrower_than_the_difference_of_the_parts(by_prompt):
+    paired = by_prompt.router.over_best
+    apart = by_prompt.router.quality.high - by_prompt.row(by_prompt.best_arm).quality.low
+    assert paired.high - paired.mean < apart - paired.mean
+
+
+def test_the_peeking_oracle_is_above_everything(by_prompt):
+    oracle = by_prompt.row("oracle (peeks)")
+    assert oracle.utility.mean >= max(r.utility.mean for r in by_prompt.rows)
+
+
+def test_a_prompts_own_outcome_changes_neither_its_estimate_nor_the_value_it_is_judged_at(world):
+    matrix, settings = world.matrix.rows(np.arange(100)), TINY
+    before = cross_fit(matrix, settings=settings, folds=2)
+    flipped = matrix.quality.copy()
+    flipped[before.fold == 0] = 1 - flipped[before.fold == 0]
+    after = cross_fit(dataclasses.replace(matrix, quality=flipped), settings=settings, folds=2)
+    inside = before.fold == 0
+    assert before.estimates.quality[inside].tolist() == after.estimates.quality[inside].tolist()
+    assert before.value[inside].tolist() == after.value[inside].tolist()
+    assert before.estimates.quality[~inside].tolist() != after.estimates.quality[~inside].tolist()
+
+
+def test_equal_seeds_give_equal_evaluations(world):
+    matrix, settings = world.matrix.rows(np.arange(80)), TINY
+
+    def once(seed):
+        found = evaluate(matrix, settings=settings, seed=seed, folds=2, draws=50, baselines=[]).to_dict()
+        return found | {"seconds": 0}
+
+    assert once(0) == once(0)
+    assert once(0) != once(1)
+
+
+def test_leaving_whole_families_out_resamples_families_and_says_when_they_are_few(world):
+    found = evaluate_splits(world.matrix, settings=TINY, draws=100, baselines=[])
+    by_prompt, by_group = found
+    assert isinstance(by_group, Evaluation)
+    assert (by_prompt.split, by_group.split) == ("prompt", "group")
+    assert (by_group.folds, by_group.n_families) == (4, 4)
+    assert by_group.notes == (
+        "only 4 families: 4 folds instead of 5",
+        "intervals resample 4 families: with so few they are rough, and often too narrow",
+    )
+    arm = by_group.rows[0]
+    assert arm.quality.high - arm.quality.low > 2 * (by_prompt.rows[0].quality.high - by_prompt.rows[0].quality.low)
+
+
+def test_on_families_never_seen_the_router_stays_near_the_best_fixed_arm(world):
+    # Another family tells nothing here: kinds differ in which arm wins, and share no words.
+    e = evaluate(world.matrix, split="group", settings=FAST, draws=100, baselines=[])
+    best = e.row(e.best_arm)
+    assert e.router.quality.mean > best.quality.mean - 0.25
+    assert e.fallback_share > 0
+
+
+def test_a_table_of_one_family_has_no_group_split_and_says_so(world):
+    one = dataclasses.replace(world.matrix, families=("all",) * len(world.matrix))
+    _, skipped = evaluate_splits(one, settings=TINY, draws=20, baselines=[], folds=2)
+    assert isinstance(skipped, Skipped)
+    assert "the table has 1 ('all')" in skipped.reason
+
+
+def test_prompts_without_all_arms_are_left_out_and_counted(world):
+    quality = world.matrix.quality.copy()
+    quality[:30, 0] = np.nan
+    e = evaluate(dataclasses.replace(world.matrix, quality=quality), settings=TINY, draws=20, baselines=[], folds=2)
+    assert e.n_prompts == 370
+    assert e.notes[0].startswith("30 of 400 prompts lack the outcome of some arm")
+
+
+def test_a_value_that_is_given_is_the_one_that_is_used(world):
+    cheap = evaluate(world.matrix, value=1e-6, settings=TINY, draws=20, baselines=[], folds=2)
+    assert cheap.value == 1e-6
+    assert cheap.router.cost.mean <= cheap.row("small/single").cost.mean + 1e-9
+
+
+def test_latency_of_prompts_that_were_timed_is_weighted_by_the_shares(make_world):
+    matrix = make_world(120, seconds=True).matrix
+    settings = TINY
+    full = evaluate(matrix, settings=settings, draws=50, baselines=[], folds=2)
+    assert full.row("large/single").latency.mean == pytest.approx(matrix.latency[:, 0].mean())
+    some = matrix.latency.copy()
+    some[12:] = np.nan
+    partly = evaluate(dataclasses.replace(matrix, latency=some), settings=settings, draws=50, baselines=[], folds=2)
+    expected = sum(share * np.nanmean(some[:, matrix.arms.index(arm)]) for arm, share in partly.router.shares.items())
+    assert partly.router.latency.mean == pytest.approx(expected)
+    some[:, 0] = np.nan
+    none = evaluate(dataclasses.replace(matrix, latency=some), settings=settings, draws=50, baselines=[], folds=2)
+    assert none.row("large/single").latency is None
+    assert none.row("small/single").latency is not None
+
+
+def test_a_ready_router_is_judged_with_its_own_policy_on_prompts_it_has_not_seen(make_world, fitted, world):
+    router = FixedRouter(fitted)
+    held = make_world(200, seed=9).matrix
+    held = dataclasses.replace(held, prompt_ids=tuple(f"held{i}" for i in range(200)))
+    e = evaluate_router(router, held, train=world.matrix, draws=100)
+    assert (e.split, e.n_prompts, e.value, e.notes) == ("holdout", 200, fitted.value, ())
+    assert {"router", "length", "cluster", "nearest", "group"} <= {r.name for r in e.rows}
+    picks = router.policy.choose(router.estimate(held.texts), router.objective).index
+    assert e.router.quality.mean == pytest.approx(held.quality[np.arange(200), picks].mean())
+    assert e.router.over_hull.low > 0.05
+
+
+def test_held_out_prompts_that_were_trained_on_are_told(fitted, world):
+    e = evaluate_router(FixedRouter(fitted), world.matrix, train=world.matrix, draws=20)
+    assert e.notes == ("400 of 400 held-out prompts were in the training table: the figures flatter the router",)
+
+
+def test_a_table_without_one_of_the_routers_arms_is_an_error(fitted, world):
+    with pytest.raises(TableError, match="no outcome of arm 'large/single'"):
+        restrict(FixedRouter(fitted), world.matrix.columns(["small/single", "small/best_of_8"]))
+
+
+def test_hard_limits_send_the_prompts_that_cannot_keep_them_to_the_fallback(fitted, make_world):
+    router = FixedRouter(fitted, Objective(value=10.0, max_cost=0.01))
+    e = evaluate_router(router, make_world(60, seed=8).matrix, draws=20)
+    assert e.fallback_share == 1.0
+    assert e.router.shares == {fitted.predictor.fallback: 1.0}
+
+
+def test_the_oracle_of_true_probabilities_is_paid_by_samples_it_did_not_choose_on(make_world, fitted):
+    whole = make_world(300, seed=4)
+    rng = np.random.default_rng(0)
+
+    def half():
+        quality = rng.binomial(8, whole.truth) / 8
+        return dataclasses.replace(whole.matrix, quality=quality)
+
+    first, second = half(), half()
+    both = dataclasses.replace(whole.matrix, quality=(first.quality + second.quality) / 2)
+    e = evaluate_router(FixedRouter(fitted), both, halves=(first, second), draws=50)
+    truly = (e.value * whole.truth - whole.matrix.cost).max(axis=1).mean()
+    assert e.row("oracle (true probabilities)").utility.mean == pytest.approx(truly, rel=0.05)
+    assert e.row("oracle (true probabilities)").utility.mean < e.row("oracle (peeks)").utility.mean
+    assert e.true_oracle_gap.mean > e.oracle_gap.mean
+
+
+def test_calibration_error_of_a_perfect_forecaster_is_what_chance_gives():
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.1, 0.9, size=(1000, 4))
+    found, perfect = calibration_error(p, (rng.random(p.shape) < p).astype(float))
+    assert found == pytest.approx(perfect, rel=0.25)
+    assert perfect == pytest.approx(0.033, abs=0.006)
+    worse, _ = calibration_error(np.clip(p + 0.2, 0, 1), (rng.random(p.shape) < p).astype(float))
+    assert worse > 4 * perfect
+
+
+def test_an_evaluation_is_plain_json(by_prompt):
+    text = json.dumps(by_prompt.to_dict(), allow_nan=False)
+    assert json.loads(text)["rows"][0]["quality"].keys() == {"mean", "low", "high"}
+
+
+def test_an_exploring_policy_is_evaluated_from_a_fixed_seed(world):
+    settings = FitSettings(rounds=2, policy=UtilityPolicy(epsilon=0.5))
+    first, second = (evaluate(world.matrix, settings=settings, draws=10, baselines=[], folds=2) for _ in range(2))
+    assert first.router == second.router
+    assert min(first.router.shares.values()) > 0.1

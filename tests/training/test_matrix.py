@@ -1,0 +1,126 @@
+import numpy as np
+import pandas as pd
+import pytest
+from howhard.strategies.errors import TableError
+from howhard.training.matrix import REFERENCE_UNIT, OutcomeMatrix, best_fixed, family_of
+
+PROMPTS = pd.DataFrame({"prompt_id": ["a", "b"], "text": ["one", "two"], "group": ["g-1", None]})
+
+
+def outcomes(**changes):
+    table = {
+        "prompt_id": ["a", "a", "b", "b"],
+        "arm": ["x", "y", "x", "y"],
+        "quality": [1.0, 0.0, 0.5, 1.0],
+        "cost": [1.0, 2.0, 3.0, 4.0],
+        "completion_tokens": [10, 20, 30, 40],
+        "verifier_tokens": [0, 5, 0, 5],
+    }
+    return pd.DataFrame(table | changes)
+
+
+def test_a_long_table_becomes_arrays_of_prompts_by_arms():
+    m = OutcomeMatrix.of(outcomes(), PROMPTS)
+    assert (m.prompt_ids, m.texts, m.groups, m.families, m.arms) == (
+        ("a", "b"),
+        ("one", "two"),
+        ("g-1", ""),
+        ("g", ""),
+        ("x", "y"),
+    )
+    assert m.quality.tolist() == [[1.0, 0.0], [0.5, 1.0]]
+    assert m.cost.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert m.tokens.tolist() == [[10, 25], [30, 45]]
+    assert np.isnan(m.latency).all()
+
+
+def test_repeated_runs_of_an_arm_are_averaged():
+    twice = pd.concat([outcomes(), outcomes(quality=[0.0, 0.0, 0.5, 1.0])])
+    assert OutcomeMatrix.of(twice, PROMPTS).quality[0, 0] == 0.5
+
+
+def test_an_arm_that_was_not_run_on_a_prompt_is_nan_and_complete_leaves_the_prompt_out():
+    m = OutcomeMatrix.of(outcomes().iloc[:3], PROMPTS)
+    assert np.isnan(m.quality[1, 1])
+    assert m.complete().prompt_ids == ("a",)
+    assert m.arm_quality.tolist() == [0.75, 0.0]
+
+
+def test_no_prompt_with_all_arms_is_an_error_that_names_the_arm_with_the_most_gaps():
+    m = OutcomeMatrix.of(outcomes().iloc[[0, 3]], PROMPTS)
+    with pytest.raises(TableError, match=r"all 2 arms; 'x' is missing on 1 of 2"):
+        m.complete()
+
+
+def test_without_any_price_cost_is_tokens_and_the_unit_says_so():
+    m = OutcomeMatrix.of(outcomes(cost=[np.nan] * 4), PROMPTS)
+    assert m.unit == REFERENCE_UNIT
+    assert m.cost.tolist() == m.tokens.tolist()
+
+
+def test_an_arm_without_a_price_beside_priced_ones_is_an_error_by_name():
+    with pytest.raises(TableError, match=r"arm 'y' cannot be priced: cost is null in 1 of its 2 rows"):
+        OutcomeMatrix.of(outcomes(cost=[1.0, 2.0, 3.0, np.nan]), PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("quality", [1.5, 0, 0, 0], r"quality=1.5 for prompt 'a', arm 'x' \(1 such rows\): it must be in \[0, 1\]"),
+        ("quality", [0, np.nan, 0, 0], r"quality=nan for prompt 'a', arm 'y'"),
+        ("cost", [1.0, -2.0, -3.0, 4.0], r"cost=-2 for prompt 'a', arm 'y' \(2 such rows\)"),
+        ("completion_tokens", [1, -2, 3, 4], r"completion_tokens=-2"),
+        ("verifier_tokens", [1, -2, 3, 4], r"verifier_tokens=-2"),
+        ("latency_s", [1, 2, np.inf, 4], r"latency_s=inf for prompt 'b', arm 'x'"),
+    ],
+)
+def test_an_impossible_figure_is_an_error_that_shows_the_row(column, values, words):
+    with pytest.raises(TableError, match=words):
+        OutcomeMatrix.of(outcomes(**{column: values}), PROMPTS)
+
+
+def test_unknown_arms_missing_columns_and_prompts_without_text_are_errors():
+    with pytest.raises(TableError, match="no outcome of arm 'xx' in the table; did you mean 'x'"):
+        OutcomeMatrix.of(outcomes(), PROMPTS, arms=["xx"])
+    with pytest.raises(TableError, match="the outcomes table has no column 'quality'"):
+        OutcomeMatrix.of(outcomes().drop(columns="quality"), PROMPTS)
+    with pytest.raises(TableError, match="1 prompts of the outcomes table have no text, the first is 'b'"):
+        OutcomeMatrix.of(outcomes(), PROMPTS.iloc[:1])
+    with pytest.raises(TableError, match="no outcome of arm 'z'"):
+        OutcomeMatrix.of(outcomes(), PROMPTS).columns(["z"])
+
+
+def test_rows_and_columns_keep_names_and_figures_together():
+    m = OutcomeMatrix.of(outcomes(), PROMPTS).rows([1]).columns(["y", "x"])
+    assert (m.prompt_ids, m.arms, m.quality.tolist(), m.cost.tolist()) == (
+        ("b",),
+        ("y", "x"),
+        [[1.0, 0.5]],
+        [[4.0, 3.0]],
+    )
+
+
+def test_families_come_from_a_mapping_where_one_is_given():
+    m = OutcomeMatrix.of(outcomes(), PROMPTS, families={"g-1": "other"})
+    assert m.families == ("other", "")
+
+
+@pytest.mark.parametrize(
+    ("group", "family"),
+    [
+        ("logical_deduction_five_objects", "logical_deduction_objects"),
+        ("countdown-4", "countdown"),
+        ("path12", "path"),
+        ("gsm8k", "gsm8k"),
+        ("math/level 3/hard", "math_level"),
+        ("007", "007"),
+        ("", ""),
+    ],
+)
+def test_siblings_that_differ_by_a_dial_are_one_family(group, family):
+    assert family_of(group) == family
+
+
+def test_of_equally_good_arms_the_cheaper_is_the_best_fixed_one():
+    assert best_fixed(np.array([0.5, 0.5, 0.2]), np.array([2.0, 1.0, 0.1])) == 1
+    assert best_fixed(np.array([0.5, 0.5, 0.2]), np.array([2.0, 1.0, 0.1]), value=1.0) == 2
