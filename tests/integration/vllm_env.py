@@ -81,7 +81,7 @@ def requirements(metadata: str) -> list[str]:
 
 
 def _recipe() -> str:
-    """What the marker must hold: a change of recipe or of Python makes the environment anew."""
+    """What the marker must hold: a change of the recipe makes the environment anew."""
     parts = [VLLM, *FIRST, *sorted(LEFT_OUT), platform.machine()]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 

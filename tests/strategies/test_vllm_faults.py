@@ -16,6 +16,9 @@ import traceback
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
 from howhard.strategies.backends.sse import EventDecoder, EventTooLong
 from howhard.strategies.backends.vllm import VLLMBackend
 from howhard.strategies.base import Backend, Message, Prefix, Prices, SamplingParams, Usage
@@ -27,8 +30,6 @@ from howhard.strategies.errors import (
     ModelNotServed,
     PromptTooLong,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 PROMPT = "What is the secret of my very private prompt, please?"
 KEY = "sk-never-to-be-seen"
