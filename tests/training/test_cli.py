@@ -9,7 +9,7 @@ from howhard.training.config import EXAMPLE
 
 TABLE = "prompt,group,arm,quality,cost\n" + "".join(
     f"question {i} about {'cats' if i % 2 else 'dogs'},{'cats' if i % 2 else 'dogs'},{arm},{quality},{cost}\n"
-    for i in range(60)
+    for i in range(240)
     for arm, quality, cost in (("small", i % 2, 1.0), ("large", 1, 5.0))
 )
 
