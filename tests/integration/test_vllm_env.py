@@ -1,4 +1,4 @@
-"""The set-up of the vLLM environment, as far as it can be tried without building one (the server's fixture does that)."""
+"""How the vLLM environment is set up, as far as that can be tried without building one (the server fixture does)."""
 
 import importlib.util
 from pathlib import Path
