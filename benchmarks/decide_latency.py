@@ -23,6 +23,7 @@ if hasattr(os, "sched_setaffinity"):
 
 import lightgbm
 import numpy as np
+
 from howhard.router import Objective, Router, UtilityPolicy
 from howhard.router.artifact import Manifest, TrainingFacts, write_artifact
 from howhard.router.features import FeatureSpec, featurize

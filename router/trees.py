@@ -27,7 +27,7 @@ from ..strategies.errors import ArtifactError, InputError
 MAX_LEAVES = 64
 MAX_TREES = 20_000
 _ALL = np.uint64(2**64 - 1)
-_ZERO = 1e-35  # LightGBM's kZeroThreshold: what counts as zero where a split treats zero as missing
+_ZERO = 1.0000000180025095e-35  # LightGBM's kZeroThreshold, a float32: a value no larger than this is 0 to it
 _CHUNK = 50_000  # tests made at a time: what stays in a core's cache (2.5 times faster than two million)
 
 Floats = NDArray[np.floating[Any]]
@@ -79,7 +79,7 @@ class Forest:
         late = self.feature >= cut
         tree_of = np.repeat(np.arange(self.n_trees), np.diff(self.first_test, append=len(self.feature)))
         # Padded to full width, so that the tests' feature numbers stay valid.
-        padded = np.concatenate([np.zeros((len(tails), cut)), np.asarray(tails, dtype=np.float64)], axis=1)
+        padded = np.concatenate([np.zeros((len(tails), cut)), _as_lightgbm(tails)], axis=1)
         fixed = np.full((len(tails), self.n_trees), _ALL)
         if late.any():
             trees, first = np.unique(tree_of[late], return_index=True)
@@ -87,6 +87,12 @@ class Forest:
         early = np.flatnonzero(~late)
         trees, first = np.unique(tree_of[early], return_index=True)
         return BoundForest(self, cut, _Tests.of(self, early, first), trees, fixed)
+
+
+def _as_lightgbm(x: Floats) -> Floats:
+    """Values as LightGBM compares them: float64, and what is too near to 0 is 0."""
+    x = np.asarray(x, dtype=np.float64)
+    return np.where(np.abs(x) <= _ZERO, 0.0, x)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +129,7 @@ def _surviving(tests: _Tests, x: Floats) -> NDArray[np.uint64]:
     if missing.any():
         left = np.where(missing, tests.nan_left, left)
     if tests.zeros_matter:
-        left = np.where((np.abs(values) <= _ZERO) & (tests.zero_left >= 0), tests.zero_left == 1, left)
+        left = np.where((values == 0) & (tests.zero_left >= 0), tests.zero_left == 1, left)
     return np.bitwise_and.reduceat(np.where(left, _ALL, tests.mask), tests.first, axis=1)
 
 
@@ -146,7 +152,7 @@ class BoundForest:
         """Sums (n, a, models) of the leaf values, for heads (n, cut) with each of the a tails."""
         if heads.ndim != 2 or heads.shape[1] != self.cut:
             raise InputError(f"the trees read {self.cut} features of a prompt: got shape {heads.shape}")
-        heads = np.asarray(heads, dtype=np.float64)  # thresholds are float64; float32 values are exact in it
+        heads = _as_lightgbm(heads)
         per_row = max(len(self.tests.feature), self.fixed.size, 1)
         step = max(1, _CHUNK // per_row)
         out = np.empty((len(heads), len(self.fixed), len(self.forest.first_tree)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from howhard.router.artifact import BackendFacts, Manifest, TrainingFacts, write_artifact
 from howhard.router.features import FeatureSpec, featurize
 from howhard.router.objective import Objective

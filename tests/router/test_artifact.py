@@ -5,6 +5,7 @@ import zipfile
 import msgspec
 import numpy as np
 import pytest
+
 from howhard.router.artifact import MANIFEST, Manifest, pack_arrays, read_artifact, unpack_arrays, write_artifact
 from howhard.router.predictor import ARRAYS, Predictor
 from howhard.strategies.errors import ArtifactError

@@ -3,10 +3,11 @@ import sys
 
 import numpy as np
 import pytest
-from howhard.router.features import HEAD, TAIL, FeatureSpec, featurize
-from howhard.strategies.errors import ConfigError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from howhard.router.features import HEAD, TAIL, FeatureSpec, featurize
+from howhard.strategies.errors import ConfigError
 
 SPEC = FeatureSpec()
 any_text = st.text(st.characters(), max_size=300)  # surrogates and control characters too

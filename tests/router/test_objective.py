@@ -2,6 +2,7 @@ import math
 
 import msgspec
 import pytest
+
 from howhard.router import Objective
 from howhard.strategies.errors import ConfigError
 

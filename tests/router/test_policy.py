@@ -4,12 +4,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from howhard.router import Estimates, Objective, Reason, ThresholdPolicy, UtilityPolicy
 from howhard.router.policy import PolicySpec, Run, State, Stop, guarded_gain, utilities, within_limits
 from howhard.strategies.base import StrategyResult
 from howhard.strategies.errors import ConfigError, InputError, NoFeasibleArm
-from hypothesis import given
-from hypothesis import strategies as st
 
 ARMS = ("small/single", "small/best_of_4", "small/beam_4x4", "large/single")
 

@@ -1,6 +1,7 @@
 import lightgbm
 import numpy as np
 import pytest
+
 from howhard.router.artifact import unpack_arrays
 from howhard.router.features import featurize
 from howhard.router.predictor import ARRAYS, Predictor

@@ -7,6 +7,7 @@ import warnings
 import msgspec
 import numpy as np
 import pytest
+
 from howhard.router import (
     Context,
     FingerprintWarning,

@@ -1,10 +1,11 @@
 import lightgbm
 import numpy as np
 import pytest
-from howhard.router.trees import read_forest
-from howhard.strategies.errors import ArtifactError, InputError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from howhard.router.trees import read_forest
+from howhard.strategies.errors import ArtifactError, InputError
 
 
 def table(seed: int, rows: int = 400, columns: int = 8) -> tuple[np.ndarray, np.ndarray]:
