@@ -594,8 +594,8 @@ class VLLMBackend:
             raise _TryAgain(BackendError(f"{where}: closed the connection before it answered")) from exc
         except aiohttp.ClientPayloadError as exc:
             raise BackendError(f"{where}: the connection broke off in the middle of an answer") from exc
-        except aiohttp.ClientOSError as exc:
-            raise _TryAgain(BackendError(f"{where}: the connection was lost ({exc.strerror or exc})")) from exc
+        except aiohttp.ClientConnectionError as exc:  # reset, or closed by the server just as we wrote
+            raise _TryAgain(BackendError(f"{where}: the connection was lost ({exc})")) from exc
         except EventTooLong as exc:
             raise BackendError(f"{where}: sent {exc}, which is no answer of a language model") from exc
         except aiohttp.ClientError as exc:

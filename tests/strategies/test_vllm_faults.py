@@ -100,6 +100,7 @@ class Scripted:
         self.bodies, self.paths, self.keys = [], [], []
         self.looks = self.now = self.most = 0
         self.left = threading.Event()
+        self.counters = ""
         self.url = ""
 
     async def generate(self, request):
@@ -120,8 +121,12 @@ class Scripted:
         self.looks += 1
         return web.json_response({"data": self.models})
 
+    async def tell(self, request):
+        return web.Response(text=self.counters) if self.counters else web.Response(status=404)
+
     def app(self):
         app = web.Application()
+        app.router.add_get("/metrics", self.tell)
         app.router.add_post("/v1/chat/completions", self.generate)
         app.router.add_post("/v1/completions", self.generate)
         app.router.add_get("/v1/models", self.list_models)
@@ -212,6 +217,29 @@ def test_the_wait_is_what_the_server_asks_for_where_that_is_a_number_of_seconds(
     server.script = [status(429, **{"Retry-After": header}), OK]
     assert draw(server)[0][0].text == "fine"
     assert f"sending it again in {waited} s (1 of 1)" in caplog.text
+
+
+def test_a_pooled_connection_that_the_server_has_left_costs_no_sample(server):
+    async def then_leave(request):
+        response = await OK(request)
+        await response.write_eof()
+        request.transport.abort()
+        return response
+
+    server.script = [then_leave]
+
+    async def main():
+        served, usage = backend(server), Usage()
+        for _ in range(5):
+            batch = served.generate([Prefix((Message("user", "x"),))], n=1, params=SamplingParams())
+            [[sample]] = await batch.all()
+            assert sample.text == "fine"
+            usage += batch.usage
+        return usage
+
+    usage = asyncio.run(main())
+    assert usage.completion_tokens == 5
+    assert usage.calls >= len(server.bodies) == 5, "one more for each that was lost before it was read"
 
 
 def test_a_server_error_is_not_retried(server):
@@ -758,6 +786,24 @@ def test_a_probe_says_what_a_plain_server_lacks(server):
     lacking = ("logprobs", "token_ids", "cached_tokens", "metrics")
     assert [getattr(capabilities, what) for what in lacking] == [False] * 4
     assert any("--enable-prompt-tokens-details" in line for line in capabilities.advice)
+
+
+def test_counters_are_added_over_engines_and_known_by_their_older_names(server):
+    server.counters = """\
+# TYPE vllm:generation_tokens counter
+vllm:generation_tokens_total{engine="0",model_name="m"} 5.0
+vllm:generation_tokens_total{engine="1",model_name="m"} 7.0
+vllm:num_requests_running{engine="0",model_name="m{}"} 2.0
+vllm:gpu_cache_usage_perc{model_name="m"} 0.5
+process_cpu_seconds_total 8.0
+"""
+    assert asyncio.run(backend(server).metrics()) == {"completion_tokens": 12, "running": 2, "kv_cache_usage": 0.5}
+
+
+def test_a_server_without_vllm_counters_is_said_to_have_none(server):
+    server.counters = "process_cpu_seconds_total 8.0\n"
+    with pytest.raises(BackendError, match="holds no vllm: counters"):
+        asyncio.run(backend(server).metrics())
 
 
 def test_a_probe_of_nothing_raises_nothing(server):
