@@ -1,22 +1,24 @@
 """Draw samples from an embedded model in this process: batched, reproducible, and stopped at any token.
 
-One thread per backend runs the model. Calls that arrive while it is busy wait, and are merged into its next
-batch (split at `max_batch` samples); a prefix that several samples share is read once. A batch is static:
-rows leave it as they end, and the next batch starts when it is empty. The model itself is in `llama.py`;
-nothing here knows of strategies or of what a text means.
+One thread per backend runs the model. Calls that wait are merged into one group of rows (one per sample), at
+most `max_batch` together; a prefix that several samples share is read once. Rows leave their group as they
+end, and when few are left the next group starts beside it, so that nobody waits for the longest sample of
+another call. (Letting rows join a running group was tried: padding them to its length cost a third more than
+it saved.) The model itself is in `llama.py`; nothing here knows of strategies or of what a text means.
 
 Needs the extra `local` (PyTorch, safetensors, tokenizers).
 """
 
 import asyncio
 import atexit
+import functools
 import hashlib
 import threading
 import time
 import weakref
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,7 @@ from ..base import (
     Usage,
 )
 from ..errors import BackendError, ConfigError, InputError, PromptTooLong
-from .llama import load
+from .llama import Decoding, Llama, load
 
 _FINGERPRINTED = (
     "config.json",
@@ -46,7 +48,10 @@ _FINGERPRINTED = (
     "chat_template.jinja",
 )
 _UNIFORMS = 64  # random numbers that a row draws ahead at a time
-_CROWDED = 0.75  # the rows left are moved together once at most this share of the seats is taken
+_CROWDED = 0.7  # rows are moved together once at most this share of their group's seats is taken
+_LANES = 4  # groups of rows that are drawn in turn
+_NEARLY_EMPTY = 0.25  # a new group starts beside others that hold at most this share of max_batch
+_RESERVED = 32  # tokens that a group has room for at first: most samples of the embedded models are short
 _LINGER_S = 2.0  # an idle engine thread waits this long for more work before it ends
 _FLUSH_S = 0.03  # streamed samples show new text at most this often
 
@@ -253,8 +258,8 @@ class _Row:
     """One sample on its way through the engine."""
 
     __slots__ = (
-        "before", "call", "cancelled", "ended", "enders", "engine", "ids", "logprobs", "loop",
-        "params", "rng", "sample", "sent", "which", "window",
+        "before", "call", "cancelled", "enders", "engine", "ids", "logprobs", "loop", "params", "prefix",
+        "sample", "sent", "uniforms", "which", "window",
     )  # fmt: skip
 
     def __init__(
@@ -268,26 +273,24 @@ class _Row:
     ) -> None:
         prefix = call.encoded[which]
         self.engine, self.call, self.which, self.loop, self.params = engine, call, which, loop, params
+        self.prefix = prefix
         self.before = prefix[-_Decoder.context :]
-        self.rng: np.random.Generator | None = None
+        rng = engine.shared
         if params.seed is not None:  # the prefix takes part: equal seeds on two prefixes draw apart
             entropy = [(params.seed + i) % 2**64, zlib.crc32(np.asarray(prefix, dtype="<i8").tobytes())]
-            self.rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+            rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+        self.uniforms = _uniforms(rng)
         self.enders = engine.decoder.enders(params.stop) if params.stop else frozenset()
         self.window = max(map(len, params.stop), default=0) + _Decoder.context
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.sent = 0
         self.cancelled = False
-        self.ended = False
         self.sample = _StreamedSample(self.cancel)
 
     def cancel(self) -> None:
         self.cancelled = True
         self.engine.wake(self)
-
-    def draw_ahead(self, shared: np.random.Generator) -> np.ndarray:
-        return (self.rng or shared).random(_UNIFORMS)
 
     def ending(self, token: int, eos: int) -> tuple[FinishReason, str | None] | None:
         """Say why the sample ends at `token`, its last one, and at which stop string; None = it goes on."""
@@ -329,19 +332,23 @@ class _Row:
         text = self.text
         if stop_text is not None:
             text = text[: text.index(stop_text) + (len(stop_text) if self.params.keep_stop else 0)]
-        prompt_ids = self.call.encoded[self.which]
         return Generation(
             text=text,
             finish_reason=reason,
             completion_tokens=len(self.ids),
-            prompt_tokens=len(prompt_ids),
+            prompt_tokens=len(self.prefix),
             stop_text=stop_text,
             token_ids=tuple(self.ids),
-            prompt_token_ids=prompt_ids,
+            prompt_token_ids=self.prefix,
             logprobs=tuple(self.logprobs) if self.params.logprobs else None,
             seconds=time.perf_counter() - self.call.start,
             error=error,
         )
+
+
+def _uniforms(rng: np.random.Generator) -> Iterator[float]:
+    while True:
+        yield from rng.random(_UNIFORMS).tolist()
 
 
 _End = tuple[_Row, FinishReason, str | None, str | None]
@@ -361,7 +368,8 @@ class _Engine:
         self._running = 0
         self._thread: threading.Thread | None = None
         self._condition = threading.Condition()
-        self._shared = np.random.default_rng()
+        self._streamed = time.perf_counter()
+        self.shared = np.random.default_rng()  # of rows without a seed
         atexit.register(_close_if_alive, weakref.ref(self))
 
     @property
@@ -395,114 +403,144 @@ class _Engine:
             thread.join()
 
     def _run(self) -> None:
-        while rows := self._next_batch():
-            try:
-                with torch.inference_mode():
-                    self._draw(rows)
-            except Exception as exc:
-                # Whatever went wrong in here ends this batch's samples, and no others.
-                self._finish([(row, "error", None, f"{type(exc).__name__}: {exc}") for row in rows])
-            with self._condition:
-                self._running = 0
+        lanes: list[_Lane] = []
+        while lanes or self._wait_for_rows():
+            rows = self._take(lanes)
+            if rows:
+                lanes.append(_Lane(self.model, self.device, rows))
+            for lane in lanes:
+                ended: Sequence[_End]
+                try:
+                    with torch.inference_mode():
+                        ended = lane.step(self.closed)
+                except Exception as exc:
+                    # Whatever went wrong in here ends the samples of this lane, and no others.
+                    error = f"{type(exc).__name__}: {exc}"
+                    ended = [(row, "error", None, error) for row in lane.rows]
+                    lane.seats.clear()
+                self._finish(ended)
+            lanes = [lane for lane in lanes if lane.rows]
+            self._stream([row for lane in lanes for row in lane.rows])
 
-    def _next_batch(self) -> list[_Row]:
+    def _wait_for_rows(self) -> bool:
         with self._condition:
             if not self._waiting and not self.closed:
                 self._condition.wait(_LINGER_S)
-            if self.closed:
-                dropped, self._waiting = list(self._waiting), deque()
-            elif self._waiting:
-                size = min(self.max_batch, len(self._waiting))
-                self._running = size
-                return [self._waiting.popleft() for _ in range(size)]
-            else:
-                dropped = []
+            if self._waiting and not self.closed:
+                return True
             self._thread = None
-        self._finish([(row, "cancelled", None, None) for row in dropped])
-        return []
+            dropped, self._waiting = list(self._waiting), deque()
+        _deliver([_ended(row, "cancelled", None) for row in dropped])
+        return False
 
-    def _draw(self, batch: list[_Row]) -> None:
-        rows = [row for row in batch if not row.cancelled]
-        self._finish([(row, "cancelled", None, None) for row in batch if row.cancelled])
-        if not rows:
-            return
+    def _take(self, lanes: "Sequence[_Lane]") -> list[_Row]:
+        """Take waiting rows for a new lane, when so few are being drawn that it would not slow them down much."""
+        drawing = sum(len(lane.rows) for lane in lanes)
+        with self._condition:
+            if self.closed or len(lanes) >= _LANES or drawing > _NEARLY_EMPTY * self.max_batch:
+                return []
+            rows = [self._waiting.popleft() for _ in range(min(self.max_batch - drawing, len(self._waiting)))]
+            self._running += len(rows)
+        return rows
+
+    def _stream(self, rows: Sequence[_Row]) -> None:
+        now = time.perf_counter()
+        if now - self._streamed > _FLUSH_S:
+            self._streamed = now
+            _deliver(
+                [
+                    (row, functools.partial(row.sample.feed, Delta(piece)))
+                    for row in rows
+                    if row.sample.watched and (piece := row.fresh())
+                ]
+            )
+
+    def _finish(self, ended: Sequence[_End]) -> None:
+        if ended:
+            with self._condition:
+                self._running = max(0, self._running - len(ended))
+            _deliver([_ended(*end) for end in ended])
+
+
+class _Lane:
+    """Rows that started together and are drawn together, until the last of them has ended.
+
+    seats : rows in the order of the model's state; None where one has ended and its seat is still computed.
+    """
+
+    def __init__(self, model: Llama, device: str, rows: list[_Row]) -> None:
+        self.model, self.device = model, device
+        self.seats: list[_Row | None] = [*rows]
+        self._state: Decoding | None = None
+        self._room = model.config.max_position_embeddings
+        self._settle()
+
+    @property
+    def rows(self) -> list[_Row]:
+        """Rows that have not ended."""
+        return [row for row in self.seats if row is not None]
+
+    def step(self, closed: bool) -> list[_End]:
+        """Draw the next token of every row; returns the rows that have ended with it."""
+        if self._state is None:
+            self._state = self._read()
+        logits = self._state.logits.float().cpu().numpy()
+        uniform = np.array([0.0 if row is None else next(row.uniforms) for row in self.seats])
+        tokens, logprobs = choose(logits, self._temperature, self._top_p, uniform)
+        ended: list[_End] = []
+        self._room -= 1
+        for seat, (row, token, logprob) in enumerate(zip(self.seats, tokens.tolist(), logprobs.tolist(), strict=True)):
+            if row is None:
+                continue
+            end = (row, "cancelled", None, None) if closed else self._place(row, token, logprob)
+            if end is not None:
+                ended.append(end)
+                self.seats[seat] = None
+                left = self.model.config.max_position_embeddings - len(row.prefix) - len(row.ids)
+                self._room = min(self._room, left)
+        alive = [seat for seat, row in enumerate(self.seats) if row is not None]
+        # Moving rows together copies the cache, which takes as long as a step: not for every single end. But
+        # a seat must not outgrow the context, so in time its row's end counts however few there are.
+        crowded = len(alive) > _CROWDED * len(self.seats) and self._room > 0
+        if alive and len(alive) < len(self.seats) and not crowded:
+            self._state.keep(alive)
+            self.seats, tokens = [self.seats[seat] for seat in alive], tokens[alive]
+            self._settle()
+        if alive:
+            self.model.step(self._state, torch.from_numpy(np.maximum(tokens, 0)).to(self.device))
+        return ended
+
+    def _read(self) -> Decoding:
+        """Read the prefixes, each distinct one once, and seat rows of one prefix side by side."""
+        rows = self.rows
         distinct: dict[tuple[int, ...], int] = {}
-        where = [distinct.setdefault(row.call.encoded[row.which], len(distinct)) for row in rows]
-        order = sorted(range(len(rows)), key=where.__getitem__)
-        rows = [rows[i] for i in order]
+        where = [distinct.setdefault(row.prefix, len(distinct)) for row in rows]
         counts = np.bincount(where, minlength=len(distinct)).tolist()
         longest = max(row.params.max_tokens for row in rows)
-        state = self.model.prefill(list(distinct), reserve=min(longest, 256)).expand(counts)
+        state = self.model.prefill(list(distinct), reserve=min(longest, _RESERVED)).expand(counts)
         for row in rows:
             row.call.read[row.which] = True
+        self.seats = [rows[i] for i in sorted(range(len(rows)), key=where.__getitem__)]
+        self._settle()
+        return state
 
-        eos, context = self.model.config.eos_token_id, self.model.config.max_position_embeddings
-        seats: list[_Row | None] = list(rows)  # None: the row has ended, its seat is still computed
-        temperature = np.array([row.params.temperature for row in rows])
-        top_p = np.array([row.params.top_p for row in rows])
-        uniforms = np.empty((0, 0))
-        logits, step, flushed, room = state.logits, 0, time.perf_counter(), context
-        while True:
-            if step % _UNIFORMS == 0:
-                nothing = np.zeros(_UNIFORMS)
-                uniforms = np.stack([nothing if row is None else row.draw_ahead(self._shared) for row in seats])
-            tokens, logprobs = choose(logits.float().cpu().numpy(), temperature, top_p, uniforms[:, step % _UNIFORMS])
-            step, room = step + 1, room - 1
-            ended: list[_End] = []
-            for seat, (row, token, logprob) in enumerate(zip(seats, tokens.tolist(), logprobs.tolist(), strict=True)):
-                if row is None:
-                    continue
-                end = self._place(row, token, logprob, eos)
-                if end is not None:
-                    ended.append(end)
-                    seats[seat] = None
-                    room = min(room, context - len(row.call.encoded[row.which]) - len(row.ids))
-            if ended:
-                self._finish(ended)
-            alive = [seat for seat, row in enumerate(seats) if row is not None]
-            if not alive:
-                return
-            # Moving the others together copies the cache, which takes as long as a step: not for every
-            # single end. A seat must not outgrow the context, so in time its row's end counts however few
-            # there are.
-            if len(alive) <= _CROWDED * len(seats) or (room <= 0 and len(alive) < len(seats)):
-                seats = [seats[seat] for seat in alive]
-                tokens, uniforms = tokens[alive], uniforms[alive]
-                temperature, top_p = temperature[alive], top_p[alive]
-                state.keep(alive)
-                room = context
-            now = time.perf_counter()
-            if now - flushed > _FLUSH_S:
-                flushed = now
-                self._stream([row for row in seats if row is not None])
-            logits = self.model.step(state, torch.from_numpy(np.maximum(tokens, 0)).to(self.device))
+    def _settle(self) -> None:
+        """Take each row's settings to its seat; no seat is dead now."""
+        self._temperature = np.array([row.params.temperature for row in self.rows])
+        self._top_p = np.array([row.params.top_p for row in self.rows])
+        self._room = self.model.config.max_position_embeddings
 
-    def _place(self, row: _Row, token: int, logprob: float, eos: int) -> _End | None:
+    def _place(self, row: _Row, token: int, logprob: float) -> _End | None:
         """Give a row its next token; return how it ends, None if it goes on."""
-        if row.cancelled or self.closed:
+        if row.cancelled:
             return row, "cancelled", None, None
         if token < 0:
             return row, "error", None, "the model returned logits that are not finite"
         row.ids.append(token)
         row.logprobs.append(logprob)
         row.call.drawn += 1
-        ending = row.ending(token, eos)
+        ending = row.ending(token, self.model.config.eos_token_id)
         return None if ending is None else (row, *ending, None)
-
-    def _stream(self, rows: list[_Row]) -> None:
-        events = [
-            (row, lambda r=row, p=piece: r.sample.feed(Delta(p)))
-            for row in rows
-            if row.sample.watched and (piece := row.fresh())
-        ]
-        _deliver(events)
-
-    def _finish(self, ended: Sequence[_End]) -> None:
-        ended = [end for end in ended if not end[0].ended]
-        if ended:
-            with self._condition:
-                self._running = max(0, self._running - len(ended))
-            _deliver([_ended(*end) for end in ended])
 
 
 def _ended(
@@ -510,7 +548,6 @@ def _ended(
 ) -> tuple[_Row, Callable[[], None]]:
     generation = row.generation(reason, stop_text, error)
     rest = generation.text[row.sent :]
-    row.ended = True
     row.call.unfinished -= 1
 
     def finish() -> None:

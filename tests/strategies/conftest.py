@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+
 from howhard.strategies import Prices
 
 WORDS = ["<unk>", "</s>", "\n", *"0123456789+-=", "Answer", ":"]
@@ -38,8 +39,9 @@ def _byte_tokenizer():
 def _write_model(directory, *, tokenizer, reward=False, seed=1):
     """One random layer over few words, so that line breaks and the end token (id 1) come often."""
     import torch
-    from howhard.strategies.backends.llama import Llama, LlamaConfig, RewardModel
     from safetensors.torch import save_file
+
+    from howhard.strategies.backends.llama import Llama, LlamaConfig, RewardModel
 
     directory.mkdir()
     tokenizer.save(str(directory / "tokenizer.json"))

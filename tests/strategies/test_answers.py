@@ -1,7 +1,8 @@
 import pytest
-from howhard.strategies.answers import EXTRACTOR, canonical, extract, same
 from hypothesis import given
 from hypothesis import strategies as st
+
+from howhard.strategies.answers import EXTRACTOR, canonical, extract, same
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from howhard.strategies import (
     Batch,
     Budget,
@@ -19,8 +22,6 @@ from howhard.strategies import (
     as_messages,
 )
 from howhard.strategies.errors import ConfigError, InputError, nearest
-from hypothesis import given
-from hypothesis import strategies as st
 
 counts = st.integers(min_value=0, max_value=10**9)
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 
 import pytest
+
 from howhard.strategies import (
     BestOfN,
     Budget,

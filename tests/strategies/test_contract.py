@@ -2,8 +2,9 @@
 
 import asyncio
 
-import howhard.strategies
 import pytest
+
+import howhard.strategies
 from howhard.strategies import (
     BestOfN,
     Bindable,

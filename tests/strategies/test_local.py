@@ -6,11 +6,12 @@ import threading
 
 import numpy as np
 import pytest
-from howhard.strategies import Prefix, Prices, SamplingParams, as_messages
-from howhard.strategies.errors import BackendError, ConfigError, InputError, PromptTooLong
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+
+from howhard.strategies import Prefix, Prices, SamplingParams, as_messages
+from howhard.strategies.errors import BackendError, ConfigError, InputError, PromptTooLong
 
 torch = pytest.importorskip("torch")
 
@@ -275,6 +276,56 @@ def test_waiting_calls_are_merged_and_can_be_cancelled_before_they_start(local, 
     assert [s.token_ids for s in third[0]] == [
         s.token_ids for s in generate(local, [ONE], n=2, seed=1, max_tokens=5)[0]
     ]
+
+
+def test_a_call_does_not_wait_for_the_longest_sample_of_another(local, monkeypatch):
+    [row] = generate(local, [ONE], n=40, seed=1, max_tokens=100)
+    long = next(i for i, sample in enumerate(row) if sample.completion_tokens >= 20)
+    step, widths = local._model.step, []
+    reached, opened = threading.Event(), threading.Event()
+
+    def watched(state, ids):
+        reached.set()
+        opened.wait(30)
+        widths.append(len(state))
+        return step(state, ids)
+
+    monkeypatch.setattr(local._model, "step", watched)
+
+    async def run():
+        first = local.generate([ONE], n=1, params=SamplingParams(seed=1 + long, max_tokens=100))
+        await asyncio.to_thread(reached.wait, 30)
+        second = local.generate([TWO], n=2, params=SamplingParams(temperature=0, max_tokens=4))
+        opened.set()
+        return (await first.all())[0], (await second.all())[0]
+
+    [one], two = asyncio.run(run())
+    assert widths[:4] == [1, 1, 2, 1]  # the second call's two samples are drawn in turn with the first's
+    assert one.token_ids == row[long].token_ids
+    assert [sample.completion_tokens for sample in two] == [two[0].completion_tokens] * 2
+
+
+def test_no_more_rows_are_drawn_together_than_max_batch(tiny_model, monkeypatch):
+    backend = LocalBackend("small", tiny_model, prices=PRICES, max_batch=4)
+    step, widths = backend._model.step, []
+    monkeypatch.setattr(backend._model, "step", lambda state, ids: (widths.append(len(state)), step(state, ids))[1])
+    [row] = generate(backend, [ONE], n=30, seed=1, max_tokens=20)
+    assert len(row) == 30
+    assert max(widths) == 4
+    asyncio.run(backend.close())
+
+
+def test_a_seat_whose_row_has_ended_never_outgrows_the_context(local):
+    long = Prefix(as_messages("1 " * 150))
+
+    async def run():
+        full = local.generate([long], n=2, params=SamplingParams(max_tokens=9, seed=0))
+        others = local.generate([ONE], n=40, params=SamplingParams(max_tokens=150, seed=0))
+        return [*(await full.all())[0], *(await others.all())[0]]
+
+    samples = asyncio.run(run())
+    assert "error" not in [s.finish_reason for s in samples]
+    assert max(s.completion_tokens for s in samples) > 20
 
 
 def test_a_model_that_breaks_fails_its_batch_and_no_other(local, monkeypatch):

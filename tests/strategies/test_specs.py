@@ -6,6 +6,7 @@ import sys
 
 import msgspec
 import pytest
+
 from howhard.strategies import (
     ArmSpec,
     BackendSpec,

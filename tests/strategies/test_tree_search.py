@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from howhard.strategies import Budget, ExactCheck, FirstOf, Prices, Request, SamplingParams, TreeSearch, Usage, Verdicts
 from howhard.strategies.errors import BackendError, ConfigError, InputError, PromptTooLong, VerifierError
 from howhard.strategies.testing import FailingOn, ScriptedBackend

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from howhard.strategies import ExactCheck, FirstOf, Prices, Request, RewardModel, Usage, Verdicts, Vote
 from howhard.strategies.errors import BackendError, ConfigError, VerifierError
 from howhard.strategies.running import judged
