@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from howhard.strategies.backends.llama import LlamaConfig  # noqa: E402
-from howhard.training.embedded import data, reward, rollouts, trainer  # noqa: E402
+from howhard.training.embedded import data, growing, reward, rollouts, trainer  # noqa: E402
 from howhard.training.embedded import tokenizer as tokenizers  # noqa: E402
 from howhard.training.problems.families import FAMILIES, fresh_problems  # noqa: E402
 from tokenizers.decoders import DecodeStream  # noqa: E402
@@ -50,12 +50,21 @@ def test_a_run_that_was_cut_short_ends_with_the_same_weights(tmp_path, monkeypat
     monkeypatch.setattr(data, "POOL", 24)
     monkeypatch.setattr(trainer, "compiled", lambda model: model.hidden)
     config = LlamaConfig(
-        vocab_size=TOKENIZER.get_vocab_size(), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
-        num_attention_heads=1, head_dim=32, max_position_embeddings=256, eos_token_id=END)
+        vocab_size=TOKENIZER.get_vocab_size(),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        head_dim=32,
+        max_position_embeddings=256,
+        eos_token_id=END,
+    )
     schedule = trainer.Schedule(steps=6, warmup=2)
 
     def run(where, **options):
-        return trainer.train("test", config, schedule, TOKENIZER, seed=1, checkpoint=tmp_path / where, **options)
+        return trainer.train(
+            "test", trainer.fresh_model(config, 1), schedule, TOKENIZER, seed=1, checkpoint=tmp_path / where, **options
+        )
 
     class Killed(Exception):
         pass
@@ -91,3 +100,25 @@ def test_an_answer_is_right_only_as_the_last_and_only_one():
     assert reward.is_right(problem, f"Answer: {problem.reference}")
     assert not reward.is_right(problem, f"Answer: {problem.reference}\nAnswer: {problem.reference}")
     assert not reward.is_right(problem, "")
+
+
+def test_a_grown_model_computes_what_the_small_one_did():
+    config = LlamaConfig(
+        vocab_size=40,
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        head_dim=32,
+        rms_norm_eps=1e-9,
+    )
+    small = trainer.fresh_model(config, seed=0)
+    wide = dataclasses.replace(
+        config, hidden_size=96, intermediate_size=128, num_hidden_layers=3, num_attention_heads=3
+    )
+    large = growing.grow(small, wide, seed=1)
+    ids = torch.randint(0, 40, (3, 20), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(large(ids), small(ids), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="may not shrink"):
+        growing.grow(large, config, seed=1)

@@ -1,8 +1,9 @@
 """Remake the embedded models: `python -m howhard.training.embedded --out models --seed 0`.
 
 Stages, each skipped or resumed on a second run (checkpoints lie under `--work`):
-tiny-small, tiny-large, rollouts (judged solutions of both), tiny-prm, figures (measured curves), cards.
-`--only STAGE` runs single stages: tiny-small and tiny-large may train side by side in two processes.
+seedling, tiny-small and tiny-large (both start from it), rollouts (judged solutions of both), tiny-prm (starts from
+tiny-large), figures (measured curves), cards. `--only STAGE` runs single stages: once there is a seedling, tiny-small
+and tiny-large may train side by side in two processes.
 """
 
 from __future__ import annotations
@@ -20,10 +21,16 @@ from ...strategies.backends.llama import load, load_reward
 from . import cards, curves, reward
 from . import tokenizer as tokenizers
 from .export import export
-from .sizes import JUDGED, PER_CELL, REWARD, SIZES
-from .trainer import train
+from .growing import grow
+from .sizes import JUDGED, PER_CELL, REWARD, SEEDLING, SIZES
+from .trainer import fresh_model, train
 
 STAGES = (*SIZES, "rollouts", "tiny-prm", "figures", "cards")
+
+
+def directory_of(name: str, options: argparse.Namespace) -> Path:
+    """Where a model is written: what ships under `--out`, the seedling under `--work`."""
+    return options.work / name if name == SEEDLING else options.out / name
 
 
 def train_language_model(name: str, tokenizer: Tokenizer, options: argparse.Namespace) -> None:
@@ -31,8 +38,15 @@ def train_language_model(name: str, tokenizer: Tokenizer, options: argparse.Name
     size = SIZES[name]
     schedule = dataclasses.replace(size.schedule, steps=options.steps or size.schedule.steps)
     config = size.config(tokenizer.get_vocab_size(), tokenizer.token_to_id(tokenizers.END))
-    model = train(name, config, schedule, tokenizer, seed=options.seed, checkpoint=options.work / f"{name}.pt")
-    export(model, tokenizer, options.out / name)
+    if size.grown_from is None:
+        model = fresh_model(config, options.seed)
+    else:
+        model = grow(load(directory_of(size.grown_from, options))[0], config, options.seed)
+    # Another seed per model, so that a grown one meets other problems than the one that it grew from.
+    seed = options.seed + 1000 * list(SIZES).index(name)
+    checkpoint = options.work / f"{name}.pt"
+    train(name, model, schedule, tokenizer, seed=seed, checkpoint=checkpoint, gentle=size.grown_from is None)
+    export(model, tokenizer, directory_of(name, options))
 
 
 def judged_solutions(tokenizer: Tokenizer, options: argparse.Namespace) -> list[reward.Judged]:
@@ -64,7 +78,7 @@ def train_reward_model(tokenizer: Tokenizer, options: argparse.Namespace) -> Non
 
 def measure_figures(tokenizer: Tokenizer, options: argparse.Namespace) -> None:
     """Measure every cell and write figures.json beside each model."""
-    models = {name: load(options.out / name)[0] for name in SIZES}
+    models = {name: load(options.out / name)[0] for name in JUDGED}
     judge, _ = load_reward(options.out / "tiny-prm")
     kept = options.work / "figures.json"
 
@@ -77,7 +91,7 @@ def measure_figures(tokenizer: Tokenizer, options: argparse.Namespace) -> None:
     cells = curves.measure(
         models, judge, tokenizer, seed=options.seed, per_cell=options.per_cell, known=known, keep=keep
     )
-    for name in (*SIZES, "tiny-prm"):
+    for name in (*JUDGED, "tiny-prm"):
         content = {"seed": options.seed, "samples_per_prompt": curves.DRAWN, "cells": rounded(cells)}
         (options.out / name / "figures.json").write_text(json.dumps(content, indent=1) + "\n")
 
@@ -98,9 +112,13 @@ def training_text(name: str, work: Path) -> str:
             f"from tiny-large's weights, {kept['step']:,} steps of about 4,096 tokens; every step of {solutions} "
             "judged by the families' exact solvers"
         )
+    size = SIZES[name]
+    before = torch.load(work / f"{size.grown_from}.pt", weights_only=True)
     return (
-        f"from scratch, {kept['step']:,} steps, {kept['tokens'] / 1e6:.1f} M tokens, loss on the solution only; "
-        "Muon and AdamW, one CPU core"
+        f"{kept['step']:,} steps, {kept['tokens'] / 1e6:.1f} M tokens, from a seedling of "
+        f"tiny-small's size ({before['step']:,} steps, {before['tokens'] / 1e6:.1f} M tokens of a gentle curriculum)"
+        + (", grown to the same function in a wider and deeper model" if size.width != SIZES[SEEDLING].width else "")
+        + "; loss on the solution only; Muon and AdamW, one CPU core"
     )
 
 

@@ -6,21 +6,25 @@ Pool k of a seed is always the same, so a trainer that stopped goes on exactly w
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from ..problems.families import FAMILIES, Problem
+from ..problems.chain import Chain
+from ..problems.families import FAMILIES, Family, Problem
 from .tokenizer import END, PAD
 
 POOL = 4096
 """Problems per pool; batches are cut from a pool sorted by length."""
 
 EASY_POOLS = 25
-"""Over so many pools the levels' weights go from mostly easy to their final shape."""
+"""Over so many pools of a gentle stream the levels' weights go from mostly easy to their final shape."""
+
+GENTLE = {**FAMILIES, "chain": Chain(gentle=True)}
+"""The families of a gentle stream."""
 
 SHARES: dict[str, float] = {"chain": 0.25, "countdown": 0.35, "path": 0.25, "remainder": 0.15}
 """Share of training problems per family."""
@@ -34,7 +38,7 @@ class Batch:
     targets: Tensor
 
 
-def draw(n: int, rng: random.Random, *, tilt: float = 1.0) -> list[Problem]:
+def draw(n: int, rng: random.Random, *, tilt: float = 1.0, families: Mapping[str, Family] = FAMILIES) -> list[Problem]:
     """Draw `n` training problems by the families' shares, easy levels oftener than hard ones.
 
     Of L levels, the i-th (0 is the easiest) has a weight of ((L - i) / L) ** tilt.
@@ -42,9 +46,9 @@ def draw(n: int, rng: random.Random, *, tilt: float = 1.0) -> list[Problem]:
     names, weights = list(SHARES), list(SHARES.values())
     problems = []
     for name in rng.choices(names, weights, k=n):
-        levels = FAMILIES[name].levels
+        levels = families[name].levels
         chances = [((len(levels) - i) / len(levels)) ** tilt for i in range(len(levels))]
-        problems.append(FAMILIES[name].generate(rng.choices(levels, chances)[0], rng))
+        problems.append(families[name].generate(rng.choices(levels, chances)[0], rng))
     return problems
 
 
@@ -72,10 +76,13 @@ def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     return batches
 
 
-def pool(tokenizer: Tokenizer, seed: int, number: int, *, tokens: int = 4096) -> list[Batch]:
+def pool(tokenizer: Tokenizer, seed: int, number: int, *, gentle: bool = False, tokens: int = 4096) -> list[Batch]:
     """Make pool `number` of a seed: batches of about `tokens` tokens in random order, loss on the solution only."""
     rng = random.Random(f"embedded/{seed}/{number}")
-    problems = draw(POOL, rng, tilt=max(1.0, 3.0 - number / EASY_POOLS * 2.0))
+    if gentle:
+        problems = draw(POOL, rng, tilt=max(1.0, 3.0 - number / EASY_POOLS * 2.0), families=GENTLE)
+    else:
+        problems = draw(POOL, rng)
     rows = encode(tokenizer, [p.prompt for p in problems], [p.solution for p in problems])
     pad = tokenizer.token_to_id(PAD)
     batches = []
@@ -87,10 +94,15 @@ def pool(tokenizer: Tokenizer, seed: int, number: int, *, tokens: int = 4096) ->
     return batches
 
 
-def stream(tokenizer: Tokenizer, seed: int, first_pool: int = 0) -> Iterator[tuple[int, Batch]]:
-    """Yield (pool number, batch) for ever, from `first_pool` on."""
+def stream(
+    tokenizer: Tokenizer, seed: int, first_pool: int = 0, *, gentle: bool = False
+) -> Iterator[tuple[int, Batch]]:
+    """Yield (pool number, batch) for ever, from `first_pool` on.
+
+    gentle : a curriculum for a model that starts from scratch: easy levels first, chains with small operands.
+    """
     number = first_pool
     while True:
-        for batch in pool(tokenizer, seed, number):
+        for batch in pool(tokenizer, seed, number, gentle=gentle):
             yield number, batch
         number += 1

@@ -10,15 +10,22 @@ from .trainer import Schedule
 CONTEXT = 512
 """Longest text in tokens; the families stay below 220."""
 
+SEEDLING = "seedling"
+"""Trained on a gentle curriculum; both models start from it. It doesn't ship."""
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """One model: width, layers, inner width of the feed-forward part, and how it is trained."""
+    """One model: width, layers, inner width of the feed-forward part, and how it is trained.
+
+    grown_from : the model whose weights it starts from (see growing.py), or None for a start from scratch.
+    """
 
     width: int
     layers: int
     inner: int
     schedule: Schedule
+    grown_from: str | None = None
 
     def config(self, vocabulary: int, end: int) -> LlamaConfig:
         """Give the Llama configuration: heads of size 32, as many as fit the width."""
@@ -35,9 +42,11 @@ class Size:
 
 
 SIZES: dict[str, Size] = {
-    "tiny-small": Size(96, 3, 256, Schedule(steps=5_000, muon_rate=0.01)),
-    "tiny-large": Size(192, 5, 512, Schedule(steps=7_500, muon_rate=0.01, adam_rate=0.003)),
+    SEEDLING: Size(96, 3, 256, Schedule(steps=5_000, muon_rate=0.01)),
+    "tiny-small": Size(96, 3, 256, Schedule(steps=1_500, muon_rate=0.008, adam_rate=0.003), SEEDLING),
+    "tiny-large": Size(192, 5, 512, Schedule(steps=2_600, muon_rate=0.008, adam_rate=0.002), SEEDLING),
 }
+"""In the order of training."""
 
 JUDGED: dict[str, tuple[int, int]] = {"tiny-small": (8_000, 6), "tiny-large": (6_000, 4)}
 """For the reward model: writer -> (problems, solutions of each)."""

@@ -1,4 +1,4 @@
-"""Train one language model from scratch, or go on where a killed run stopped.
+"""Train one language model, or go on where a killed run stopped.
 
 Muon for the hidden matrices, AdamW for the embedding and the norms; warm-up, a long plateau, then a straight
 line to zero; bf16 autocast. Checkpoints are written whole and renamed, so a kill at any moment is safe.
@@ -112,7 +112,7 @@ def loss_of(model: Llama, batch: data.Batch, forward: Callable[[Tensor], Tensor]
 
 def train(
     name: str,
-    config: LlamaConfig,
+    model: Llama,
     schedule: Schedule,
     tokenizer: Tokenizer,
     *,
@@ -120,12 +120,13 @@ def train(
     checkpoint: Path,
     on_checkpoint: Callable[[Llama, int], None] = lambda model, step: None,
     every_s: float = 120.0,
+    gentle: bool = False,
 ) -> Llama:
-    """Train to the schedule's end, going on from `checkpoint` where it exists.
+    """Train `model` in place to the schedule's end, going on from `checkpoint` where it exists.
 
-    Progress goes to stderr; `on_checkpoint(model, step)` runs after each save (about every `every_s` seconds).
+    `gentle` chooses the curriculum for a model that starts from scratch (see data.py). Progress goes
+    to stderr; `on_checkpoint(model, step)` runs after each save (about every `every_s` seconds).
     """
-    model = fresh_model(config, seed)
     optimizer = Optimizer(model, schedule)
     forward = compiled(model)
     step = first_pool = skip = tokens = 0
@@ -151,7 +152,7 @@ def train(
 
     began = saved = time.monotonic()
     began_tokens, average, pool, used = tokens, 0.0, first_pool, 0
-    for number, batch in data.stream(tokenizer, seed, first_pool):
+    for number, batch in data.stream(tokenizer, seed, first_pool, gentle=gentle):
         if step >= schedule.steps:
             break
         used = used + 1 if number == pool else 1

@@ -38,13 +38,27 @@ class Chain:
     name = "chain"
     levels = (2, 4, 6, 8, 10, 12, 14)
 
+    def __init__(self, *, gentle: bool = False) -> None:
+        self.gentle = gentle
+
+    def largest(self, level: int) -> tuple[int, int]:
+        """Give the largest number to add or subtract, and the largest to multiply by.
+
+        They grow with the square of `level`, to 96 and 16; gentle chains (for a model that is still learning what
+        a chain is) stay at 33 and 9.
+        """
+        if self.gentle:
+            return 2 * level + 5, level // 2 + 2
+        return min(96, 5 + level * level // 2), 2 + level * level // 14
+
     def generate(self, level: int, rng: random.Random) -> Problem:
-        """Make a chain of `level` operations; operands reach `2 * level + 5`, multipliers `level // 2 + 2`."""
+        """Make a chain of `level` operations; operands reach what `largest` says."""
         start = value = rng.randrange(1, MODULUS)
         words, lines = [], []
+        addend, multiplier = self.largest(level)
         for _ in range(level):
             sign = rng.choice("++--***")
-            operand = rng.randint(2, level // 2 + 2) if sign == "*" else rng.randint(1, 2 * level + 5)
+            operand = rng.randint(2, multiplier) if sign == "*" else rng.randint(1, addend)
             result = apply(sign, value, operand)
             words.append(_WORDS[sign].format(operand))
             lines.append(f"{value} {sign} {operand} = {result}")
@@ -67,8 +81,7 @@ class Chain:
                 sign, operand = _SIGNS[operations[index][0]], int(operations[index][1])
                 result = apply(sign, value, operand)
                 match = _LINE.fullmatch(line)
-                right = right and match is not None and match.groups() == (
-                    str(value), sign, str(operand), str(result))
+                right = right and match is not None and match.groups() == (str(value), sign, str(operand), str(result))
                 value = result
             else:
                 match = _ANSWER.fullmatch(line)
