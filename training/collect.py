@@ -106,12 +106,14 @@ class PlanRow:
 class Plan:
     """What a collection will take beyond the probe, whose rows `probed` holds for `collect` to log.
 
+    spent : what the probe took; `collect` counts it as its own.
     seconds are estimates from small batches: a busy server is usually faster.
     """
 
     prompts: int
     stages: tuple[PlanRow, ...]
     probed: Mapping[str, Sequence[Row]]
+    spent: Usage = field(default_factory=Usage)
 
     @property
     def tokens(self) -> float:
@@ -424,7 +426,8 @@ class _Collection:
             one = (usage.total_tokens * share, usage.cost * share, seconds * share)
             alone[stage.name] = (*one[:2], seconds)
             rows.append(PlanRow(stage.title, left, *(left * each for each in one)))
-        return Plan(len(self.rows), tuple(rows), probed)
+            self.usage += usage
+        return Plan(len(self.rows), tuple(rows), probed, self.usage)
 
     def _timing_row(self, stage: "_Stage", alone: Mapping[str, tuple[float, float, float]]) -> PlanRow:
         """An estimate from above: an arm alone takes no longer than the whole probe of it took."""
@@ -482,6 +485,7 @@ class _Collection:
         if planned is not None:
             for table in ("samples", "outcomes"):
                 self.buffer[table] += planned.probed[table]
+            self.usage += planned.spent
             self._flush()
             self.done = self.log.done()
         for stage in self._stages():

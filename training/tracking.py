@@ -75,7 +75,8 @@ def log_collection(
         run_id = _continued(client, log, uri) or _new_run(client, uri, chosen, "collection", name or log.path.name)
         log.note(mlflow={"uri": uri, "run_id": run_id})
         _log_values(client, run_id, _flat(settings), _collection_metrics(log, held))
-        _log_input(client, run_id, prompts, str(log.path), log.path.name, "collection")
+        if not prompts.empty:
+            _log_input(client, run_id, prompts, str(log.path), log.path.name, "collection")
         with tempfile.TemporaryDirectory(prefix="howhard-") as folder:
             for table in held:
                 log.export(table, Path(folder) / f"{table}.parquet")

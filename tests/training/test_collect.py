@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from howhard.strategies.base import Batch, Generation, Prices, Sample, SamplingParams, Usage, Verdicts
 from howhard.strategies.errors import BackendError, ConfigError, InputError, PromptTooLong, TableError, VerifierError
 from howhard.strategies.specs import (
@@ -353,6 +354,23 @@ def test_a_plan_says_what_it_takes_and_its_probe_is_not_drawn_again(tmp_path):
         assert len(log.samples()) == 24
         assert len([c for c in backend.calls[drawn:] if c[1] == 4]) == 4 + 1  # four prompts left, one timed best-of-4
         assert asyncio.run(plan(make_prompts(), log=log, **everything)).stages == ()
+
+
+def test_what_the_probe_spent_counts_as_the_collection_s(tmp_path):
+    options = {
+        "backends": {"small": Dice()},
+        "verifiers": SPECS,
+        "opened": opened(),
+        "arms": [SINGLE],
+        "n": 4,
+        "params": PARAMS,
+    }
+    with Log(tmp_path) as log:
+        planned = asyncio.run(plan(make_prompts(), log=log, probe=2, **options))
+        assert planned.spent.completion_tokens == 16
+        done = asyncio.run(collect(make_prompts(), log=log, planned=planned, max_cost=100.0, **options))
+    assert done.usage.completion_tokens == 16
+    assert done.stopped_because == "max_cost=100 would be passed: 29 is spent"
 
 
 def test_cancelling_logs_what_had_ended_and_the_next_call_goes_on(tmp_path):

@@ -4,6 +4,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from howhard.strategies.base import SamplingParams
 from howhard.strategies.errors import InputError, TableError
 from howhard.strategies.specs import (
@@ -17,8 +20,6 @@ from howhard.strategies.specs import (
     VoteSpec,
 )
 from howhard.training import derive, tables
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 PARAMS = SamplingParams(temperature=1.0, max_tokens=64)
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 64}
@@ -74,9 +75,7 @@ def make_prompts(*ids):
 
 def derived(samples, *arms, verifiers=VERIFIERS):
     samples = tables.validate_samples(samples)
-    return derive.derive(samples, make_prompts(*samples["prompt_id"].unique()), arms, verifiers).set_index(
-        "arm"
-    )
+    return derive.derive(samples, make_prompts(*samples["prompt_id"].unique()), arms, verifiers).set_index("arm")
 
 
 # Brute force: every subset, every launch order that the ties leave open.
@@ -244,9 +243,7 @@ def test_failed_and_live_samples_are_left_out():
 
 
 def test_a_prompt_with_too_few_samples_has_no_row_and_a_warning(caplog):
-    samples = pd.concat(
-        [make_samples([{"quality": 1.0}] * 4, "a"), make_samples([{"quality": 1.0}] * 2, "b")]
-    )
+    samples = pd.concat([make_samples([{"quality": 1.0}] * 4, "a"), make_samples([{"quality": 1.0}] * 2, "b")])
     got = derived(samples, arm(), arm(4, "vote"))
     assert got.loc["small/single", "prompt_id"].tolist() == ["a", "b"]
     assert got.loc["small/vote_of_4", "prompt_id"] == "a"
@@ -270,9 +267,7 @@ def test_what_does_not_fit_the_log_is_an_error_that_says_why(arms, error, words)
 
 
 def test_tree_search_must_be_run():
-    search = ArmSpec(
-        backend="small", strategy=TreeSearchSpec(verifier="prm", width=2, branches=2, **SAMPLING)
-    )
+    search = ArmSpec(backend="small", strategy=TreeSearchSpec(verifier="prm", width=2, branches=2, **SAMPLING))
     assert not derive.is_derivable(search)
     assert derive.is_derivable(arm(2, "vote"))
     with pytest.raises(InputError, match="cannot be derived from samples: run it"):

@@ -1,4 +1,5 @@
 import pytest
+
 from howhard.strategies.errors import InputError
 from howhard.training.graders import MathVerify, Regex, get_grader
 

@@ -2,6 +2,7 @@ from importlib import resources
 
 import pandas as pd
 import pytest
+
 from howhard.strategies.errors import TableError
 from howhard.training import tables
 from howhard.training.importing import import_table

@@ -9,6 +9,7 @@ import time
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+
 from howhard.strategies.errors import TableError, WorldError
 from howhard.training import tables
 from howhard.training.log import Log, SampleKey
@@ -222,14 +223,14 @@ for i in range(int(sys.argv[2])):
 
 def test_a_writer_killed_at_random_moments_loses_no_acknowledged_row_and_repeats_none(tmp_path):
     rng = random.Random(7)
-    total, acknowledged, kills = 150, -1, 0
+    total, acknowledged, kills = 100, -1, 0
     path = tmp_path / "log"
     while acknowledged < total - 1:
         command = [sys.executable, "-c", WRITER, str(path), str(total)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None
             # Kill after some acknowledgements, a random fraction of a write later; let the last run finish.
-            left = rng.randrange(20, 50) if kills < 5 else total
+            left = rng.randrange(10, 30) if kills < 4 else total
             for line in writer.stdout:
                 acknowledged = max(acknowledged, int(line))
                 left -= 1

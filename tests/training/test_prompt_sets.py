@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+
 from howhard.strategies.base import Message
 from howhard.strategies.errors import InputError, TableError
 from howhard.training import prompt_sets, tables

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from howhard.strategies.base import SamplingParams
 from howhard.strategies.errors import TableError
 from howhard.training import tables
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def outcomes(**columns):
@@ -49,9 +50,7 @@ def samples(**columns):
 
 def test_a_whole_table_passes_and_survives_the_trip_through_parquet_types():
     df = tables.validate_samples(
-        samples(
-            verdicts=[{"verifier": "prm", "score": 0.5, "tokens": 7, "cost": 0.1}], wave=None, answer=None
-        )
+        samples(verdicts=[{"verifier": "prm", "score": 0.5, "tokens": 7, "cost": 0.1}], wave=None, answer=None)
     )
     back = tables.validate_samples(tables.from_arrow("samples", tables.to_arrow("samples", df)))
     pd.testing.assert_frame_equal(df, back)
