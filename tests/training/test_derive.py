@@ -1,3 +1,4 @@
+import asyncio
 import itertools
 import math
 
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from howhard.strategies.base import SamplingParams
+from howhard.strategies.answers import extract
+from howhard.strategies.base import Batch, Generation, Prices, Sample, SamplingParams, Usage, Verdicts
 from howhard.strategies.errors import InputError, TableError
 from howhard.strategies.specs import (
     ArmSpec,
@@ -18,7 +20,11 @@ from howhard.strategies.specs import (
     SingleSpec,
     TreeSearchSpec,
     VoteSpec,
+    build_arms,
 )
+from howhard.strategies.verifiers.exact import ExactCheck
+from howhard.strategies.verifiers.first_of import FirstOf
+from howhard.strategies.verifiers.vote import Vote
 from howhard.training import derive, tables
 
 PARAMS = SamplingParams(temperature=1.0, max_tokens=64)
@@ -285,3 +291,101 @@ def test_samples_that_say_nothing_of_one_model_are_refused():
         derive.SampleSet(tables.validate_samples(pd.concat([good, other])))
     with pytest.raises(TableError, match="'p0' is not in the prompts table"):
         derive.derive(tables.validate_samples(good), make_prompts("p9"), [arm()], VERIFIERS)
+
+
+# The strategies themselves, run on every ordered choice of the logged samples.
+
+
+class Replay:
+    """A backend that draws given texts, whole or cut short."""
+
+    name, fingerprint, context, prices = "small", "f", None, Prices(prompt=0.1, completion=1.0)
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def generate(self, prefixes, *, n, params, apart=False):
+        drawn = []
+        for row in self.rows[:n]:
+            drawn.append(Sample())
+            drawn[-1].finish(
+                Generation(
+                    text=row["text"],
+                    finish_reason=row["finish_reason"],
+                    completion_tokens=row["tokens"],
+                    prompt_tokens=7,
+                )
+            )
+        tokens = sum(row["tokens"] for row in self.rows[:n])
+        cost = self.prices.cost(prompt=7, completion=tokens)
+        return Batch([drawn], lambda: Usage(prompt_tokens=7, completion_tokens=tokens, calls=1, cost=cost))
+
+    async def close(self):
+        pass
+
+
+class Likes:
+    """Scores a text by what is written behind it ("~0.5", or "~?" for: cannot judge); reads ten tokens each."""
+
+    name, sound, prices = "prm", False, Prices(prompt=0.05, completion=0.0)
+
+    async def score(self, request, texts, *, partial=False):
+        marks = [text.partition("~")[2] for text in texts]
+        scores = tuple(None if mark == "?" else float(mark) for mark in marks)
+        return Verdicts(scores, Usage(verifier_tokens=10 * len(texts), cost=0.5 * len(texts), calls=1))
+
+
+replayed = [
+    {"text": "Answer: 1\n~0.5", "finish_reason": "stop", "tokens": 3},
+    {"text": "Answer: 2\n~0.5", "finish_reason": "stop", "tokens": 5},
+    {"text": "Answer: 2\n~0.1", "finish_reason": "stop", "tokens": 4},
+    {"text": "Answer: 1\n~?", "finish_reason": "stop", "tokens": 6},
+    {"text": "Answer: 1\n~0.9", "finish_reason": "length", "tokens": 9},
+]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+@pytest.mark.parametrize("verifier", ["prm", "vote", "best"])
+def test_a_derived_arm_is_the_mean_of_the_strategy_over_every_order_of_the_samples(k, verifier):
+    prm = Likes()
+    opened = {"prm": prm, "vote": Vote(), "best": FirstOf("best", [ExactCheck(name="check"), prm])}
+    spec = arm(k, verifier)
+
+    async def run_all():
+        results = []
+        for order in itertools.permutations(replayed, k):
+            arms = build_arms([spec], {"small": Replay(list(order))}, opened)
+            results.append(await arms[spec.name].run("What is it?"))
+        return results
+
+    results = asyncio.run(run_all())
+    rows = []
+    for row in replayed:
+        complete = row["finish_reason"] == "stop"
+        mark = row["text"].partition("~")[2]
+        scores = {"check": None, "prm": None if mark == "?" else float(mark)} if complete else {}
+        rows.append(
+            {
+                "quality": float(complete and extract(row["text"]) == "1"),
+                "answer": extract(row["text"]) if complete else None,
+                "finish_reason": row["finish_reason"],
+                "scores": scores,
+                "tokens": row["tokens"],
+            }
+        )
+    samples = make_samples(rows)
+    samples["cost"] = [float(row["tokens"]) for row in replayed]
+    samples["verdicts"] = [
+        [v | ({"tokens": 0, "cost": 0.0} if v["verifier"] == "check" else {}) for v in verdicts]
+        for verdicts in samples["verdicts"]
+    ]
+    got = derived(samples, spec).iloc[0]
+
+    def mean(of):
+        return sum(of(result) for result in results) / len(results)
+
+    assert got["quality"] == pytest.approx(mean(lambda r: float(r.answer == "1")))
+    assert got["completion_tokens"] == pytest.approx(mean(lambda r: r.usage.completion_tokens))
+    assert got["verifier_tokens"] == pytest.approx(mean(lambda r: r.usage.verifier_tokens))
+    assert got["cost"] == pytest.approx(mean(lambda r: r.usage.cost))
+    assert got["prompt_tokens"] == 7
