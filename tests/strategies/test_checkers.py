@@ -3,10 +3,11 @@
 import random
 
 import pytest
-from howhard.strategies.verifiers.checkers import CHECKERS, countdown, path
-from howhard.training.problems.families import FAMILIES, fresh_problems
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from howhard.strategies.verifiers.checkers import CHECKERS, countdown, path
+from howhard.training.problems.families import FAMILIES, fresh_problems
 
 PROBLEMS = fresh_problems(240, seed=11, families=["countdown", "path"])
 ROADS = "Roads: A - B, C - B, C - D, B - D. Find a path from A to D."

@@ -7,11 +7,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tokenizers.decoders import DecodeStream  # noqa: E402
+
 from howhard.strategies.backends.llama import LlamaConfig  # noqa: E402
 from howhard.training.embedded import data, growing, reward, rollouts, trainer  # noqa: E402
 from howhard.training.embedded import tokenizer as tokenizers  # noqa: E402
 from howhard.training.problems.families import FAMILIES, fresh_problems  # noqa: E402
-from tokenizers.decoders import DecodeStream  # noqa: E402
 
 TOKENIZER = tokenizers.build()
 END = TOKENIZER.token_to_id(tokenizers.END)

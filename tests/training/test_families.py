@@ -5,6 +5,7 @@ import random
 import re
 
 import pytest
+
 from howhard.training.problems.countdown import reachable
 from howhard.training.problems.families import FAMILIES, fresh_problems
 from howhard.training.problems.path import parse
