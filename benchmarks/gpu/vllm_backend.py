@@ -80,7 +80,9 @@ async def measure(rounds: int, tokens: int) -> dict[str, object]:
 
 
 async def opened() -> VLLMBackend:
-    url = os.environ["HOWHARD_VLLM_URL"]
+    url = os.environ.get("HOWHARD_VLLM_URL")
+    if not url:
+        raise SystemExit("set HOWHARD_VLLM_URL to the address of a vLLM server, for instance http://127.0.0.1:8000")
     settings = {
         "url": url,
         "prices": Prices(prompt=0.0, completion=1.0),
@@ -90,8 +92,11 @@ async def opened() -> VLLMBackend:
     named = os.environ.get("HOWHARD_VLLM_SERVED")
     if named is None:
         asking = VLLMBackend("bench", model="?", **settings)
-        named = (await asking.probe()).served[0]
+        found = await asking.probe()
         await asking.close()
+        if not found.served:
+            raise SystemExit(f"{url} serves no model: {found.error}")
+        named = found.served[0]
     backend = VLLMBackend("bench", model=named, **settings)
     try:
         await backend.check()

@@ -87,7 +87,6 @@ def test_every_sample_comes_with_its_tokens_their_logprobs_and_its_own_end(serve
             assert g.prompt_tokens == len(g.prompt_token_ids)
             assert g.seconds > 0
         assert len({g.prompt_token_ids for g in row}) == 1
-    assert len({g.text for row in rows for g in row}) > 3
     assert usage.prompt_tokens == sum(row[0].prompt_tokens for row in rows)
     assert usage.completion_tokens == sum(g.completion_tokens for row in rows for g in row)
     assert usage.calls == 3
@@ -123,13 +122,14 @@ def test_log_probabilities_are_left_out_where_they_are_not_asked_for(served):
     assert sample.mean_logprob is None
 
 
-def test_a_seed_repeats_its_samples_and_sample_i_draws_with_seed_plus_i(served):
-    (once,), _ = asyncio.run(draw(served, n=4, seed=11))
-    (again,), _ = asyncio.run(draw(served, n=4, seed=11))
-    (apart,), _ = asyncio.run(draw(served, n=4, seed=11, apart=True))
-    (other,), _ = asyncio.run(draw(served, n=4, seed=500))
+def test_a_seed_repeats_its_samples_and_sample_i_draws_with_seed_plus_i(endless):
+    hot = {"n": 4, "temperature": 2.0, "max_tokens": 60}  # far enough from certain that two seeds hardly agree
+    (once,), _ = asyncio.run(draw(endless, seed=11, **hot))
+    (again,), _ = asyncio.run(draw(endless, seed=11, **hot))
+    (apart,), _ = asyncio.run(draw(endless, seed=11, apart=True, **hot))
+    (other,), _ = asyncio.run(draw(endless, seed=500, **hot))
     assert [g.token_ids for g in once] == [g.token_ids for g in again] == [g.token_ids for g in apart]
-    assert [g.token_ids for g in once] != [g.token_ids for g in other]
+    assert len({g.token_ids for g in once + other}) == 8
 
 
 def test_greedy_samples_are_all_the_same_although_vllm_refuses_n_for_them(served):
@@ -200,24 +200,24 @@ def test_a_prompt_read_before_is_cached_told_and_priced_as_cached(served, vllm_s
 # ── stopping ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_cancelling_one_sample_of_many_stops_it_on_the_server_and_leaves_the_others(endless):
+def test_cancelling_samples_sent_apart_stops_them_on_the_server_and_leaves_the_others(endless):
     async def main():
         before = await idle(endless)
-        batch = endless.generate([prefix()], n=4, params=LONG, apart=True)
-        first, *others = batch.samples[0]
-        async for _ in first:
-            first.cancel()
-        stopped = await first.result()
-        rest = [await other.result() for other in others]
-        return stopped, rest, batch.usage, before, await idle(endless)
+        batch = endless.generate([prefix()], n=16, params=LONG, apart=True)
+        *stopped, last = batch.samples[0]
+        async for _ in stopped[0]:
+            for sample in stopped:
+                sample.cancel()
+        return [await s.result() for s in stopped], await last.result(), batch.usage, before, await idle(endless)
 
-    stopped, rest, usage, before, after = asyncio.run(main())
-    assert stopped.finish_reason == "cancelled"
-    assert 0 < stopped.completion_tokens < LONG.max_tokens
-    assert [g.completion_tokens for g in rest] == [LONG.max_tokens] * 3
-    assert usage.completion_tokens == stopped.completion_tokens + sum(g.completion_tokens for g in rest)
+    stopped, last, usage, before, after = asyncio.run(main())
+    assert {g.finish_reason for g in stopped} == {"cancelled"}
+    assert 0 < stopped[0].completion_tokens < LONG.max_tokens
+    assert (last.finish_reason, last.completion_tokens) == ("length", LONG.max_tokens)
+    assert usage.completion_tokens == sum(g.completion_tokens for g in [*stopped, last])
     drawn = after["completion_tokens"] - before["completion_tokens"]
-    assert usage.completion_tokens <= drawn < 4 * LONG.max_tokens, "at most what was on its way is not booked"
+    # What was on its way when the connections closed is not booked; the server stopped long before the end.
+    assert usage.completion_tokens <= drawn < 0.8 * 16 * LONG.max_tokens
 
 
 def test_cancelling_a_whole_call_leaves_the_server_idle_long_before_its_end(endless):
