@@ -6,7 +6,7 @@ Nothing is computed here; evaluate.py did that.
 import io
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,6 @@ _SPLITS = {
     "group": "whole families of prompts left out",
     "holdout": "held-out prompts",
 }
-_KINDS = {"arm": "fixed arms", "router": "router", "baseline": "learned baselines", "control": "", "oracle": ""}
 _ORDER = ("arm", "router", "baseline", "control", "oracle")
 
 
@@ -69,33 +68,40 @@ def evaluation_text(e: Evaluation, *, width: int = WIDTH) -> str:
 
 
 def _table(e: Evaluation, width: int) -> str:
+    """The rows as a table; where it is too wide, AIQ and then the ratio of costs are left out, and no figure is cut."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.add_column("", no_wrap=True)
-    columns: list[tuple[str, Any]] = [
-        ("quality", lambda r: _bracket(r.quality)),
-        ("cost", lambda r: _plus_minus(r.cost)),
-        ("x best", lambda r: _number(r.cost_ratio.mean)),
-        ("tokens", lambda r: "" if r.tokens is None else _plus_minus(r.tokens)),
-        ("seconds", lambda r: "" if r.latency is None else _plus_minus(r.latency)),
-        ("over the mix", lambda r: _bracket(r.over_hull, sign=True)),
-        ("AIQ", lambda r: "" if r.aiq is None else _share(r.aiq.mean)),
-    ]
-    columns = [(name, cell) for name, cell in columns if any(cell(row) for row in e.rows)]
-    for name, _ in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    for kind, rows in itertools.groupby(sorted(e.rows, key=lambda r: _ORDER.index(r.kind)), key=lambda r: r.kind):
-        group = list(rows)
-        for i, row in enumerate(group):
-            last = i == len(group) - 1 and kind in ("arm", "router", "baseline")
-            name = f"{row.name} *" if row.name == e.best_arm else row.name
-            table.add_row(name, *(cell(row) for _, cell in columns), end_section=last)
+    columns: dict[str, Callable[[Row], str]] = {
+        "quality": lambda r: _bracket(r.quality),
+        "cost": lambda r: _plus_minus(r.cost),
+        "x best": lambda r: _number(r.cost_ratio.mean),
+        "tokens": lambda r: "" if r.tokens is None else _plus_minus(r.tokens),
+        "seconds": lambda r: "" if r.latency is None else _plus_minus(r.latency),
+        "over the mix": lambda r: _bracket(r.over_hull, sign=True),
+        "AIQ": lambda r: "" if r.aiq is None else _share(r.aiq.mean),
+    }
+    columns = {name: cell for name, cell in columns.items() if any(cell(row) for row in e.rows)}
+    rows = sorted(e.rows, key=lambda r: _ORDER.index(r.kind))
+
+    def build() -> Table:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        table.add_column("", no_wrap=True)
+        for name in columns:
+            table.add_column(name, justify="right", no_wrap=True)
+        for row, after in itertools.zip_longest(rows, rows[1:]):
+            ends = after is not None and after.kind != row.kind and row.kind in ("arm", "router", "baseline")
+            label = f"{row.name} *" if row.name == e.best_arm else row.name
+            table.add_row(label, *(cell(row) for cell in columns.values()), end_section=ends)
+        return table
+
     out = io.StringIO()
-    console = Console(file=out, width=max(width, 60), no_color=True, highlight=False, legacy_windows=False)
-    console.print(table)
+    console = Console(file=out, width=10_000, no_color=True, highlight=False, legacy_windows=False)
+    for name in ("AIQ", "x best"):
+        if console.measure(build()).maximum > width:
+            columns.pop(name, None)
+    console.print(build())
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 

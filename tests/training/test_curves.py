@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from howhard.training.curves import aiq, hull_cost, hull_points, hull_quality, interval, resampling_weights
 from hypothesis import given
 from hypothesis import strategies as st
+
+from howhard.training.curves import aiq, hull_cost, hull_points, hull_quality, interval, resampling_weights
 
 numbers = st.floats(0.01, 1.0).map(lambda x: round(x, 3))
 planes = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=6).map(lambda p: np.array(p).T)

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+
 from howhard.strategies.errors import TableError
 from howhard.training.matrix import REFERENCE_UNIT, OutcomeMatrix, best_fixed, family_of
 
