@@ -413,8 +413,11 @@ class _Collection:
                 rows.append(self._timing_row(stage, alone))
                 continue
             chosen = stage.units[:: max(1, len(stage.units) // probe)][:probe]
+            # The first call of a process loads and warms what later ones find ready: it is not timed.
+            first = [await stage.work(chosen[0])] if len(chosen) > 1 else []
+            timed = chosen[len(first) :]
             start = time.perf_counter()
-            results = await asyncio.gather(*(stage.work(unit) for unit in chosen))
+            results = [*first, *await asyncio.gather(*(stage.work(unit) for unit in timed))]
             seconds = time.perf_counter() - start
             drawn = [row for result, _ in results for row in result]
             if not any(row.get("finish_reason") != "error" for row in drawn):
@@ -423,7 +426,7 @@ class _Collection:
             probed[stage.table] += drawn
             left = sum(map(stage.size, stage.units)) - sum(map(stage.size, chosen))
             share = 1 / sum(map(stage.size, chosen))
-            one = (usage.total_tokens * share, usage.cost * share, seconds * share)
+            one = (usage.total_tokens * share, usage.cost * share, seconds / sum(map(stage.size, timed)))
             alone[stage.name] = (*one[:2], seconds)
             rows.append(PlanRow(stage.title, left, *(left * each for each in one)))
             self.usage += usage

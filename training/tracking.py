@@ -271,6 +271,7 @@ def _client(uri: str) -> "Iterator[MlflowClient]":
             from mlflow.exceptions import MlflowException
         except ImportError as exc:
             raise ConfigError("MLflow is not installed: pip install 'howhard[train]'") from exc
+    with _silence():  # once more: importing MLflow sets the levels of its loggers
         try:
             yield MlflowClient(tracking_uri=uri, registry_uri=uri)
         except (MlflowException, OSError) as exc:
