@@ -194,6 +194,7 @@ class Subject:
     prompts     : two prompts or more, all different.
     served      : completion tokens that the backend has drawn since it was opened, of all calls.
     running     : samples that the backend is drawing or will draw.
+    pause, resume : hold the backend before each sample's second token, and let it go on; None where it can't be.
     same_seed   : whether the backend repeats a seeded sample.
     independent : whether it does so whatever else it is drawing.
     """
@@ -203,6 +204,8 @@ class Subject:
     prompts: Sequence[str]
     served: Callable[[], Awaitable[int]]
     running: Callable[[], Awaitable[int]]
+    pause: Callable[[], None] | None = None
+    resume: Callable[[], None] | None = None
     same_seed: bool = True
     independent: bool = True
 
@@ -228,7 +231,7 @@ async def usage_is_what_the_backend_served(subject: Subject) -> None:
     assert usage.cost >= generated - 1e-9
     if usage.verifier_tokens == 0:
         assert abs(usage.cost - generated) < 1e-9
-    assert sum(c.generation.completion_tokens for c in result.candidates) > 0
+    assert usage.completion_tokens >= max(c.generation.completion_tokens for c in result.candidates) > 0
 
 
 async def a_token_budget_holds(subject: Subject) -> None:
@@ -265,11 +268,14 @@ async def the_same_seed_gives_the_same_result(subject: Subject) -> None:
 
 
 async def a_cancelled_run_leaves_no_sample_behind(subject: Subject) -> None:
-    """Cancelling the caller cancels its samples, and CancelledError goes through."""
+    """Cancelling the caller cancels its samples, which stop drawing, and CancelledError goes through."""
+    whole = (await subject.run(subject.prompts[0])).usage.completion_tokens
+    before = await subject.served()
+    if subject.pause is not None:
+        subject.pause()
     task = asyncio.ensure_future(subject.run(subject.prompts[0]))
-    async with asyncio.timeout(60):
-        while not await subject.running() and not task.done():  # noqa: ASYNC110  # another thread's state
-            await asyncio.sleep(0)
+    try:
+        await _until(lambda: _any(subject.running, lambda: task.done()))
         task.cancel()
         try:
             await task
@@ -277,8 +283,26 @@ async def a_cancelled_run_leaves_no_sample_behind(subject: Subject) -> None:
             pass
         else:
             raise AssertionError("the run had ended before it could be cancelled: give it more to draw")
-        while await subject.running():  # noqa: ASYNC110
+    finally:
+        if subject.resume is not None:
+            subject.resume()
+    await _until(lambda: _none(subject.running))
+    if subject.pause is not None and subject.same_seed:
+        assert await subject.served() - before < whole
+
+
+async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(60):
+        while not await holds():  # noqa: ASYNC110  # another thread's or process's state: there is no event to wait for
             await asyncio.sleep(0)
+
+
+async def _any(running: Callable[[], Awaitable[int]], ended: Callable[[], bool]) -> bool:
+    return await running() > 0 or ended()
+
+
+async def _none(running: Callable[[], Awaitable[int]]) -> bool:
+    return await running() == 0
 
 
 async def a_failed_sample_is_visible_and_loses_no_other(subject: Subject) -> None:

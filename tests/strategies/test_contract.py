@@ -1,6 +1,7 @@
 """Every exported strategy keeps the contract of howhard.strategies.testing on every backend."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -66,8 +67,35 @@ def subject(strategy, backend):
     async def running():
         return backend.running
 
-    prompts = tuple(f"{i} + {i + 1}" for i in range(8))
-    return Subject(strategy=strategy, backend=backend, prompts=prompts, served=served, running=running)
+    pause, resume = scripted_brake(backend) if isinstance(backend, ScriptedBackend) else local_brake(backend)
+    return Subject(
+        strategy=strategy,
+        backend=backend,
+        prompts=tuple(f"{i} + {i + 1}" for i in range(8)),
+        served=served,
+        running=running,
+        pause=pause,
+        resume=resume,
+    )
+
+
+def scripted_brake(backend):
+    def pause():
+        backend.held = asyncio.Event()
+
+    return pause, lambda: backend.held.set()
+
+
+def local_brake(backend):
+    step, going = backend._model.step, threading.Event()
+    going.set()
+
+    def watched(state, ids):
+        going.wait(30)
+        return step(state, ids)
+
+    backend._model.step = watched
+    return going.clear, going.set
 
 
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
