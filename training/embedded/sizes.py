@@ -44,7 +44,7 @@ class Size:
 SIZES: dict[str, Size] = {
     SEEDLING: Size(96, 3, 256, Schedule(steps=5_000, muon_rate=0.01)),
     "tiny-small": Size(96, 3, 256, Schedule(steps=1_500, muon_rate=0.008, adam_rate=0.003), SEEDLING),
-    "tiny-large": Size(192, 5, 512, Schedule(steps=2_600, muon_rate=0.008, adam_rate=0.002), SEEDLING),
+    "tiny-large": Size(192, 5, 512, Schedule(steps=3_600, muon_rate=0.008, adam_rate=0.002), SEEDLING),
 }
 """In the order of training."""
 
