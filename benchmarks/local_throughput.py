@@ -3,7 +3,8 @@
 `--prompts` fresh prompts with `--samples` samples each, so that `prompts * samples` rows are drawn at once; one
 warm-up, then `--rounds` timed rounds with other seeds. Loading the model and making the prompts is not timed.
 Without --model it takes the shipped tiny-small; `--random` makes an untrained model of its size, whose samples
-run to `--max-tokens` (a trained one ends its answers, so its batches thin out).
+run to `--max-tokens` (a trained one ends its answers, so its batches thin out). On a machine that others use too,
+tokens_per_cpu_s (of processor time, all threads together) is the steadier figure.
 
     python benchmarks/local_throughput.py | tail -1 | jq .tokens_per_s
 """
@@ -53,15 +54,16 @@ async def measure(backend: LocalBackend, options: argparse.Namespace) -> dict[st
     """Time rounds of one call each."""
     problems = fresh_problems(options.prompts, seed=options.seed)
     prefixes = [Prefix(as_messages(problem.prompt)) for problem in problems]
-    rates, steps, drawn = [], [], 0
+    rates, steps, drawn, cpu_s = [], [], 0, 0.0
     for number in range(options.rounds + 1):
         params = SamplingParams(max_tokens=options.max_tokens, seed=1000 * number, logprobs=True)
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         batch = backend.generate(prefixes, n=options.samples, params=params)
         rows = await batch.all()
         seconds = time.perf_counter() - start
         if number:  # the first one warms up
             rates.append(batch.usage.completion_tokens / seconds)
+            cpu_s += time.process_time() - cpu
             drawn += batch.usage.completion_tokens
             steps.append(max(s.completion_tokens for row in rows for s in row))
     await backend.close()
@@ -69,6 +71,7 @@ async def measure(backend: LocalBackend, options: argparse.Namespace) -> dict[st
         "tokens_per_s": round(statistics.median(rates)),
         "slowest": round(min(rates)),
         "fastest": round(max(rates)),
+        "tokens_per_cpu_s": round(drawn / cpu_s),
         "rounds": len(rates),
         "tokens": drawn,
         "steps_per_round": round(statistics.mean(steps), 1),

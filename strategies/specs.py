@@ -349,20 +349,24 @@ class ArmSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return f"{self.backend}/{self.strategy.name}"
 
 
-def build_strategy(spec: StrategySpec, verifiers: Mapping[str, Verifier]) -> Strategy:
-    """Build a strategy. Raises ConfigError for a verifier that is not among `verifiers`."""
+def build_strategy(spec: StrategySpec, verifiers: Mapping[str, Verifier], *, seed: int | None = None) -> Strategy:
+    """Build a strategy that draws with `seed` (None = not reproducible).
+
+    Raises ConfigError for a verifier that is not among `verifiers`.
+    """
+    params = spec.params().but(seed=seed)
     if isinstance(spec, SingleSpec):
-        return SinglePass(spec.params())
+        return SinglePass(params)
     if spec.verifier not in verifiers:
         raise ConfigError(f"{spec.name} wants verifier {spec.verifier!r}{nearest(spec.verifier, verifiers)}")
     verifier = verifiers[spec.verifier]
     if isinstance(spec, BestOfNSpec):
-        return BestOfN(n=spec.n, verifier=verifier, params=spec.params())
+        return BestOfN(n=spec.n, verifier=verifier, params=params)
     return TreeSearch(
         width=spec.width,
         branches=spec.branches,
         verifier=verifier,
-        params=spec.params(),
+        params=params,
         step_end=spec.step_end,
         step_tokens=spec.step_tokens,
         max_steps=spec.max_steps,
@@ -371,9 +375,13 @@ def build_strategy(spec: StrategySpec, verifiers: Mapping[str, Verifier]) -> Str
 
 
 def build_arms(
-    specs: Sequence[ArmSpec], backends: Mapping[str, Backend], verifiers: Mapping[str, Verifier]
+    specs: Sequence[ArmSpec],
+    backends: Mapping[str, Backend],
+    verifiers: Mapping[str, Verifier],
+    *,
+    seed: int | None = None,
 ) -> dict[str, Arm]:
-    """Build arms by name, in order.
+    """Build arms by name, in order; all draw with `seed` (None = not reproducible).
 
     Raises ConfigError for an unknown backend or verifier, or for two arms of one name.
     """
@@ -381,7 +389,7 @@ def build_arms(
     for spec in specs:
         if spec.backend not in backends:
             raise ConfigError(f"arm {spec.name!r} wants backend {spec.backend!r}{nearest(spec.backend, backends)}")
-        arm = build_strategy(spec.strategy, verifiers).on(backends[spec.backend])
+        arm = build_strategy(spec.strategy, verifiers, seed=seed).on(backends[spec.backend])
         if arm.name in arms:
             raise ConfigError(
                 f"two arms are called {arm.name!r}: a log could not tell them apart; rename one's backend"

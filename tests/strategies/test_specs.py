@@ -74,6 +74,9 @@ def test_settings_reach_the_strategy():
     tree = build_strategy(spec, vote)
     assert tree.params == params
     assert (tree.width, tree.branches, tree.step_end, tree.step_tokens) == (3, 2, ".", 7)
+    assert build_strategy(spec, vote, seed=9).params.seed == 9
+    [arm] = build_arms([ArmSpec(backend="small", strategy=spec)], {"small": scripted("small")}, vote, seed=9).values()
+    assert arm.strategy.params == params.but(seed=9)
     assert (tree.max_steps, tree.token_budget, tree.verifier) == (5, 99, vote["vote"])
 
 
