@@ -55,7 +55,11 @@ def most_tokens(backend: Backend, prefix: Prefix) -> int:
 
 
 def reading_prices(verifier: Verifier) -> Prices | None:
-    """What a verifier pays for the tokens that it reads: its `prices`; None where it reads none."""
+    """What a verifier pays for the tokens that it reads: its `prices`; None where it reads none.
+
+    Budgets hold back as many tokens for it as the backend counts in prompt and answer, and two more per text. A
+    verifier whose tokenizer cuts finer than the backend's can exceed that.
+    """
     return getattr(verifier, "prices", None)
 
 

@@ -154,7 +154,7 @@ class TreeSearch(Bindable):
         run = Run(request, backend, self._tighter(budget), trace)
         search = _Search(self, run)
         search.check_context()
-        why = await search.grow()
+        why = await search.grow() + search.guidance
         if not any(node.finished for node in search.ended):
             why += await search.finish_greedily()
         weighed = {node: node.candidate() for node in sorted(search.ended, key=lambda node: node.index)}
@@ -188,6 +188,7 @@ class _Search:
         self.ended: list[_Node] = []
         self.places = settings.width
         self._passed: list[_Node] = []  # partial solutions that were gone on from, best first
+        self._unguided = False  # the verifier left all partial solutions of some level unjudged
         self._broken = False  # every sample of the last level failed
         self._count = itertools.count(1)
 
@@ -217,6 +218,13 @@ class _Search:
             if not self.beam:
                 return f"every way had ended after {level + 1} levels"
         return f"took all {s.max_steps} levels"
+
+    @property
+    def guidance(self) -> str:
+        """What must be told about the verifier, if anything."""
+        if not self._unguided:
+            return ""
+        return f"; {self.settings.verifier.name!r} judged no partial solution, so ways were kept in launch order"
 
     def check_context(self) -> None:
         """Raise PromptTooLong at once, rather than in the middle of the search, where lengths are known."""
@@ -314,6 +322,8 @@ class _Search:
             for i, child in enumerate(group):
                 child.score = verdicts.scores[i]
                 child.step_scores = verdicts.steps[i] if verdicts.steps is not None else None
+            if partial and group and not run.out_of_time and all(score is None for score in verdicts.scores):
+                self._unguided = True
             if not partial and (s.verifier.sound or verdicts.sound) and 1.0 in verdicts.scores:
                 proven = True
                 break

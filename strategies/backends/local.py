@@ -13,11 +13,11 @@ import asyncio
 import atexit
 import functools
 import hashlib
+import itertools
 import threading
 import time
 import weakref
 import zlib
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -364,7 +364,7 @@ class _Engine:
     def __init__(self, model, decoder: _Decoder, device: str, max_batch: int) -> None:
         self.model, self.decoder, self.device, self.max_batch = model, decoder, device, max_batch
         self.closed = False
-        self._waiting: deque[_Row] = deque()
+        self._waiting: dict[_Row, None] = {}  # in the order in which they came
         self._running = 0
         self._thread: threading.Thread | None = None
         self._condition = threading.Condition()
@@ -379,7 +379,7 @@ class _Engine:
 
     def submit(self, rows: list[_Row]) -> None:
         with self._condition:
-            self._waiting.extend(rows)
+            self._waiting.update(dict.fromkeys(rows))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="howhard-local-engine", daemon=True)
                 self._thread.start()
@@ -388,10 +388,9 @@ class _Engine:
     def wake(self, row: _Row) -> None:
         """End a cancelled row here and now if it is still waiting; a running one ends at its next token."""
         with self._condition:
-            try:
-                self._waiting.remove(row)
-            except ValueError:
+            if row not in self._waiting:
                 return
+            del self._waiting[row]
         _deliver([_ended(row, "cancelled", None)])
 
     def close(self) -> None:
@@ -429,7 +428,7 @@ class _Engine:
             if self._waiting and not self.closed:
                 return True
             self._thread = None
-            dropped, self._waiting = list(self._waiting), deque()
+            dropped, self._waiting = list(self._waiting), {}
         _deliver([_ended(row, "cancelled", None) for row in dropped])
         return False
 
@@ -439,7 +438,9 @@ class _Engine:
         with self._condition:
             if self.closed or len(lanes) >= _LANES or drawing > _NEARLY_EMPTY * self.max_batch:
                 return []
-            rows = [self._waiting.popleft() for _ in range(min(self.max_batch - drawing, len(self._waiting)))]
+            rows = list(itertools.islice(self._waiting, self.max_batch - drawing))
+            for row in rows:
+                del self._waiting[row]
             self._running += len(rows)
         return rows
 

@@ -205,12 +205,12 @@ def test_time_runs_out_and_what_has_ended_counts():
 
     async def held_back():
         on.held = asyncio.Event()  # no sample gets beyond its first token
-        return await best_of(3, {}).run(Request.of("why?"), on, budget=Budget(seconds=0.05))
+        return await best_of(3, {}).run(Request.of("why?"), on, budget=Budget(seconds=0.5))
 
     result = asyncio.run(held_back())
     assert [c.generation.finish_reason for c in result.candidates] == ["cancelled"] * 3
     assert (result.answer, result.text) == (None, "a")
-    assert result.stopped_because.startswith("the budget of 0.05 s was spent when 0 of 3 samples had ended")
+    assert result.stopped_because.startswith("the budget of 0.5 s was spent when 0 of 3 samples had ended")
     assert on.running == 0
     assert result.usage.completion_tokens == 3
 
@@ -221,7 +221,7 @@ def test_a_verifier_that_takes_too_long_leaves_the_samples_unjudged():
             await asyncio.Event().wait()
 
     strategy = BestOfN(n=2, verifier=Slow({}), params=PARAMS)
-    result = run(strategy, backend("a", "b"), budget=Budget(seconds=0.05))
+    result = run(strategy, backend("a", "b"), budget=Budget(seconds=0.5))
     assert result.answer == "a"
     assert "judged none" in result.stopped_because
 

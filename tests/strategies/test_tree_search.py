@@ -88,6 +88,12 @@ def test_a_finished_solution_takes_its_place_out_of_play():
     assert [(c.text, c.score) for c in result.candidates] == [("1", 0.9), ("a\n2", 0.95)]
 
 
+def test_a_place_stays_out_of_play_at_later_levels():
+    on = backend("1", "a\nx\n2", "a\ny\n3", "b\n4")
+    run(search({"1": 0.9, "a": 0.8, "b": 0.7}, width=2, branches=2), on)
+    assert [[p.answer for p in prefixes] for prefixes, _, _ in on.calls] == [[""], ["a\n"], ["a\nx\n"]]
+
+
 def test_a_finished_solution_that_is_not_among_the_best_is_weighed_all_the_same():
     result = run(search({"1": 0.4, "a": 0.8, "2": 0.1}, branches=2), backend("1", "a\n2"))
     assert result.answer == "1"
@@ -162,6 +168,13 @@ def test_another_text_may_end_a_step():
     assert [p.answer for prefixes, _, _ in on.calls for p in prefixes] == ["", "a. ", "a. b. "]
 
 
+def test_a_verifier_that_can_t_judge_partial_solutions_is_told_on():
+    strategy = TreeSearch(width=1, branches=2, verifier=ExactCheck(), params=PARAMS)
+    result = run(strategy, backend("a\n1", "b\n2"))
+    assert result.answer == "a\n1"
+    assert "'check' judged no partial solution, so ways were kept in launch order" in result.stopped_because
+
+
 # ends
 
 
@@ -228,9 +241,9 @@ def test_time_runs_out_and_the_best_so_far_is_kept():
             return await super().score(request, texts, partial=partial)
 
     strategy = TreeSearch(width=2, branches=1, verifier=Holding({"a": 0.9}), params=PARAMS)
-    result = run(strategy, on, budget=Budget(seconds=0.1))
+    result = run(strategy, on, budget=Budget(seconds=0.5))
     assert result.answer == "1"
-    assert result.stopped_because == "the budget of 0.1 s was spent at level 2"
+    assert result.stopped_because == "the budget of 0.5 s was spent at level 2"
     assert "cancelled" in [c.generation.finish_reason for c in result.candidates]
     assert on.running == 0
 
