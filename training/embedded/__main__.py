@@ -18,6 +18,7 @@ import torch
 from tokenizers import Tokenizer
 
 from ...strategies.backends.llama import load, load_reward
+from ..problems.families import FAMILIES
 from . import cards, curves, reward
 from . import tokenizer as tokenizers
 from .export import export
@@ -77,22 +78,23 @@ def train_reward_model(tokenizer: Tokenizer, options: argparse.Namespace) -> Non
 
 
 def measure_figures(tokenizer: Tokenizer, options: argparse.Namespace) -> None:
-    """Measure every cell and write figures.json beside each model."""
+    """Measure every cell, each kept in a file of its own, and write figures.json beside each model."""
     models = {name: load(options.out / name)[0] for name in JUDGED}
     judge, _ = load_reward(options.out / "tiny-prm")
-    kept = options.work / "figures.json"
+    folder = options.work / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
 
-    def keep(cells: dict[str, dict]) -> None:
-        part = kept.with_suffix(".part")
-        part.write_text(json.dumps(cells))
-        part.replace(kept)
+    def keep(key: str, cell: dict) -> None:
+        part = folder / f"{key}.part"
+        part.write_text(json.dumps(rounded(cell)))
+        part.replace(folder / f"{key}.json")
 
-    known = json.loads(kept.read_text()) if kept.exists() else {}
-    cells = curves.measure(
-        models, judge, tokenizer, seed=options.seed, per_cell=options.per_cell, known=known, keep=keep
-    )
+    known = {kept.stem for kept in folder.glob("*.json")}
+    curves.measure(models, judge, tokenizer, seed=options.seed, per_cell=options.per_cell, known=known, keep=keep)
+    names = [f"{name}-{level}" for name, family in FAMILIES.items() for level in family.levels]
+    cells = {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
     for name in (*JUDGED, "tiny-prm"):
-        content = {"seed": options.seed, "samples_per_prompt": curves.DRAWN, "cells": rounded(cells)}
+        content = {"seed": options.seed, "samples_per_prompt": curves.DRAWN, "cells": cells}
         (options.out / name / "figures.json").write_text(json.dumps(content, indent=1) + "\n")
 
 

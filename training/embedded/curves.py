@@ -12,7 +12,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -29,7 +29,7 @@ DRAWN = 16
 """Samples per prompt and model."""
 
 SIZES_OF_N = (1, 2, 4, 8, 16)
-SEARCHES = ((1, 4), (2, 4), (4, 4))
+SEARCHES = ((1, 4), (2, 4))
 """Step searches that are run: (beams kept, branches tried from each)."""
 
 
@@ -211,20 +211,17 @@ def measure(
     *,
     seed: int,
     per_cell: int,
-    known: dict[str, dict],
-    keep: Callable[[dict[str, dict]], None],
-) -> dict[str, dict]:
-    """Measure every cell ("family-level"), going on from `known`; `keep` is called after each new cell."""
-    cells = dict(known)
+    known: Collection[str],
+    keep: Callable[[str, dict], None],
+) -> None:
+    """Measure every cell ("family-level") that is not yet `known`; each goes to `keep(name, figures)` at once."""
     for name, family in FAMILIES.items():
         problems = fresh_problems(per_cell * len(family.levels), 10_000 + seed, [name])
         for level in family.levels:
             key = f"{name}-{level}"
             own = [p for p in problems if p.level == level]
-            if key in cells or not own:
+            if key in known or not own:
                 continue
             began = time.monotonic()
-            cells[key] = measure_cell(models, judge, tokenizer, own, seed=seed)
-            keep(cells)
+            keep(key, measure_cell(models, judge, tokenizer, own, seed=seed))
             print(f"figures: {key} {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    return cells

@@ -44,15 +44,15 @@ class Size:
 SIZES: dict[str, Size] = {
     SEEDLING: Size(96, 3, 256, Schedule(steps=5_000, muon_rate=0.01)),
     "tiny-small": Size(96, 3, 256, Schedule(steps=1_500, muon_rate=0.008, adam_rate=0.003), SEEDLING),
-    "tiny-large": Size(192, 5, 512, Schedule(steps=3_600, muon_rate=0.008, adam_rate=0.002), SEEDLING),
+    "tiny-large": Size(192, 5, 512, Schedule(steps=3_000, muon_rate=0.008, adam_rate=0.002), SEEDLING),
 }
 """In the order of training."""
 
-JUDGED: dict[str, tuple[int, int]] = {"tiny-small": (8_000, 6), "tiny-large": (6_000, 4)}
+JUDGED: dict[str, tuple[int, int]] = {"tiny-small": (8_000, 6), "tiny-large": (3_000, 4)}
 """For the reward model: writer -> (problems, solutions of each)."""
 
 REWARD = Schedule(steps=2_500, muon_rate=0.004, adam_rate=0.001, decay_share=0.6)
 """The reward model's training, from tiny-large's weights."""
 
-PER_CELL = 48
+PER_CELL = 32
 """Prompts per family and level for the measured figures."""
