@@ -473,6 +473,7 @@ class _Lane:
         self.model, self.device = model, device
         self.seats: list[_Row | None] = [*rows]
         self._state: Decoding | None = None
+        self._tokens = np.empty(0, dtype=np.int64)  # drawn last, one per seat
         self._room = model.config.max_position_embeddings
         self._settle()
 
@@ -482,15 +483,19 @@ class _Lane:
         return [row for row in self.seats if row is not None]
 
     def step(self, closed: bool) -> list[_End]:
-        """Draw the next token of every row; returns the rows that have ended with it."""
-        if self._state is None:
-            self._state = self._read()
-        logits = self._state.logits.float().cpu().numpy()
+        """Draw the next token of every row; returns the rows that have ended with it.
+
+        The model comes first: when it fails, no row has changed yet, and none that has ended is forgotten.
+        """
+        self._state = state = self._read() if self._state is None else self._advance(self._state)
+        logits = state.logits.float().cpu().numpy()
         uniform = np.array([0.0 if row is None else next(row.uniforms) for row in self.seats])
-        tokens, logprobs = choose(logits, self._temperature, self._top_p, uniform)
+        self._tokens, logprobs = choose(logits, self._temperature, self._top_p, uniform)
         ended: list[_End] = []
         self._room -= 1
-        for seat, (row, token, logprob) in enumerate(zip(self.seats, tokens.tolist(), logprobs.tolist(), strict=True)):
+        for seat, (row, token, logprob) in enumerate(
+            zip(self.seats, self._tokens.tolist(), logprobs.tolist(), strict=True)
+        ):
             if row is None:
                 continue
             end = (row, "cancelled", None, None) if closed else self._place(row, token, logprob)
@@ -499,17 +504,20 @@ class _Lane:
                 self.seats[seat] = None
                 left = self.model.config.max_position_embeddings - len(row.prefix) - len(row.ids)
                 self._room = min(self._room, left)
-        alive = [seat for seat, row in enumerate(self.seats) if row is not None]
-        # Moving rows together copies the cache, which takes as long as a step: not for every single end. But
-        # a seat must not outgrow the context, so in time its row's end counts however few there are.
-        crowded = len(alive) > _CROWDED * len(self.seats) and self._room > 0
-        if alive and len(alive) < len(self.seats) and not crowded:
-            self._state.keep(alive)
-            self.seats, tokens = [self.seats[seat] for seat in alive], tokens[alive]
-            self._settle()
-        if alive:
-            self.model.step(self._state, torch.from_numpy(np.maximum(tokens, 0)).to(self.device))
         return ended
+
+    def _advance(self, state: Decoding) -> Decoding:
+        """Have the model read the tokens drawn last."""
+        alive = [seat for seat, row in enumerate(self.seats) if row is not None]
+        # Moving rows together copies the cache, which takes as long as a step: not for every single end. But a
+        # seat must not outgrow the context, so in time its row's end counts however few there are.
+        crowded = len(alive) > _CROWDED * len(self.seats) and self._room > 0
+        if len(alive) < len(self.seats) and not crowded:
+            state.keep(alive)
+            self.seats, self._tokens = [self.seats[seat] for seat in alive], self._tokens[alive]
+            self._settle()
+        self.model.step(state, torch.from_numpy(np.maximum(self._tokens, 0)).to(self.device))
+        return state
 
     def _read(self) -> Decoding:
         """Read the prefixes, each distinct one once, and seat rows of one prefix side by side."""
@@ -547,7 +555,11 @@ class _Lane:
 def _ended(
     row: _Row, reason: FinishReason, stop_text: str | None, error: str | None = None
 ) -> tuple[_Row, Callable[[], None]]:
-    generation = row.generation(reason, stop_text, error)
+    try:
+        generation = row.generation(reason, stop_text, error)
+    except Exception as exc:  # text that can't be made of the tokens; a sample that never ended would be worse
+        row.ids, row.logprobs = [], []
+        generation = row.generation("error", None, f"{type(exc).__name__}: {exc}")
     rest = generation.text[row.sent :]
     row.call.unfinished -= 1
 

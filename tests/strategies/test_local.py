@@ -301,7 +301,7 @@ def test_a_call_does_not_wait_for_the_longest_sample_of_another(local, monkeypat
         return (await first.all())[0], (await second.all())[0]
 
     [one], two = asyncio.run(run())
-    assert widths[:4] == [1, 1, 2, 1]  # the second call's two samples are drawn in turn with the first's
+    assert widths[2:6] == [1, 2, 1, 2]  # the second call's two samples are drawn in turn with the first's
     assert one.token_ids == row[long].token_ids
     assert [sample.completion_tokens for sample in two] == [two[0].completion_tokens] * 2
 
@@ -338,14 +338,29 @@ def test_a_model_that_breaks_fails_its_batch_and_no_other(local, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(local._model, "step", broken)
-        [row] = generate(local, [ONE], n=3, seed=1, max_tokens=30)
+        [row] = generate(local, [ONE], n=40, seed=1, max_tokens=30)
     failed = [s for s in row if s.finish_reason == "error"]
-    assert failed
+    assert 0 < len(failed) < 40
+    assert {s.finish_reason for s in row} == {"error", "stop"}  # those that ended at their first token are kept
     assert all("RuntimeError: out of memory" in s.error for s in failed)
     assert all(s.completion_tokens == 1 for s in failed)
     assert local.running == 0
     [row] = generate(local, [ONE], n=3, seed=1, max_tokens=30)
     assert "error" not in [s.finish_reason for s in row]
+
+
+def test_tokens_that_make_no_text_fail_their_sample_instead_of_hanging_it(local, monkeypatch):
+    text = local._decoder.text
+
+    def odd(ids, before=()):
+        if len(ids) >= 3:
+            raise ValueError("no text")
+        return text(ids, before)
+
+    monkeypatch.setattr(local._decoder, "text", odd)
+    [row] = generate(local, [ONE], n=20, seed=1, max_tokens=20)
+    assert {s.finish_reason for s in row} == {"stop", "error"}
+    assert all(s.error == "ValueError: no text" for s in row if s.finish_reason == "error")
 
 
 def test_closing_cancels_what_runs_and_refuses_more(tiny_model, monkeypatch):
