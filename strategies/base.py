@@ -56,7 +56,7 @@ def _as_message(message: object, index: int) -> Message:
     raise InputError(f"messages[{index}] is {message!r}: it needs a string 'role' and a string 'content'")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Request:
     """One prompt to be answered. It never holds a reference answer, so that no strategy can peek at one.
 
@@ -400,6 +400,8 @@ class Candidate:
 class Verdicts:
     """A verifier's scores in [0, 1], one per candidate (None: not judged), step scores, and what they took.
 
+    usage : of the whole call.
+    shared : the part of `usage` that does not grow with the number of candidates: the prompt, read once for all.
     sound : a 1 among these scores proves its answer right, even where the verifier as a whole promises less (one
             that hands a request on to an exact check, say).
     """
@@ -408,6 +410,7 @@ class Verdicts:
     usage: Usage = field(default_factory=Usage)
     steps: tuple[tuple[float, ...] | None, ...] | None = None
     sound: bool = False
+    shared: Usage = field(default_factory=Usage)
 
 
 @runtime_checkable

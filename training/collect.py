@@ -761,15 +761,18 @@ def _all_failed(rows: Sequence[Row]) -> bool:
 
 
 def _shared(name: str, judged: Verdicts) -> list[Row]:
-    """A verdict per text; what the call took is split evenly (only its mean is ever used), to the last token."""
+    """A verdict per text; what grew with the texts is split evenly (only its mean is ever used), to the last token."""
     count = len(judged.scores)
-    each, rest = divmod(judged.usage.verifier_tokens, count)
+    whole, prompt = judged.usage, judged.shared
+    each, rest = divmod(whole.verifier_tokens - prompt.verifier_tokens, count)
     return [
         {
             "verifier": name,
             "score": score,
             "tokens": each + (i < rest),
-            "cost": judged.usage.cost / count,
+            "cost": (whole.cost - prompt.cost) / count,
+            "prompt_tokens": prompt.verifier_tokens,
+            "prompt_cost": prompt.cost,
         }
         for i, score in enumerate(judged.scores)
     ]

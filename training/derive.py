@@ -176,7 +176,7 @@ class _Block:
 
     prompt_ids : (n_prompts,); every other array is (n_prompts, m).
     labels     : answers as numbers, -1 where the sample is not complete.
-    verdicts   : verifier -> score (NaN where null), tokens, cost.
+    verdicts   : verifier -> what it made of the samples.
     """
 
     prompt_ids: list[str]
@@ -188,7 +188,7 @@ class _Block:
     completion_tokens: Array
     cost: Array
     prompt_cost: Array
-    verdicts: Mapping[str, tuple[Array, Array, Array]]
+    verdicts: Mapping[str, "_Judged"]
 
     @property
     def m(self) -> int:
@@ -289,7 +289,7 @@ def _blocks(rows: pd.DataFrame) -> list[_Block]:
                 prompt_ids=[ids[start] for start in begin],
                 complete=complete[at],
                 labels=labels[at],
-                verdicts={name: (s[at], t[at], c[at]) for name, (s, t, c) in verdicts.items()},
+                verdicts={name: judged.at(at) for name, judged in verdicts.items()},
                 **{name: column[at] for name, column in columns.items()},
             )
         )
@@ -317,17 +317,41 @@ def _labels(rows: pd.DataFrame, complete: Array) -> Array:
     return labels
 
 
-def _verdict_columns(cells: list[list[dict]]) -> dict[str, tuple[Array, Array, Array]]:
-    columns: dict[str, tuple[Array, Array, Array]] = {}
+@dataclass(slots=True)
+class _Judged:
+    """One verifier's verdicts, every array of the shape of the samples; score NaN where null.
+
+    tokens, cost : of each sample by itself. prompt_tokens, prompt_cost : taken once for all samples of a call.
+    """
+
+    score: Array
+    tokens: Array
+    cost: Array
+    prompt_tokens: Array
+    prompt_cost: Array
+
+    def at(self, index: Array) -> "_Judged":
+        return _Judged(*(getattr(self, name)[index] for name in self.__slots__))
+
+    def take(self, name: str, k: int, any_complete: Array) -> Array:
+        """Expected `name` ("tokens" or "cost") of judging k of the samples, (n_prompts,).
+
+        any_complete : chance that there is anything to judge among the k.
+        """
+        return any_complete * getattr(self, f"prompt_{name}").max(axis=1) + k * getattr(self, name).mean(axis=1)
+
+
+def _verdict_columns(cells: list[list[dict]]) -> dict[str, _Judged]:
+    columns: dict[str, _Judged] = {}
     for row, verdicts in enumerate(cells):
         for verdict in verdicts:
             name = verdict["verifier"]
             if name not in columns:
-                columns[name] = (np.full(len(cells), np.nan), np.zeros(len(cells)), np.zeros(len(cells)))
-            scores, tokens, costs = columns[name]
-            scores[row] = math.nan if verdict["score"] is None else verdict["score"]
-            tokens[row] = verdict["tokens"]
-            costs[row] = verdict["cost"]
+                columns[name] = _Judged(np.full(len(cells), np.nan), *(np.zeros(len(cells)) for _ in range(4)))
+            judged = columns[name]
+            judged.score[row] = math.nan if verdict["score"] is None else verdict["score"]
+            for field in ("tokens", "cost", "prompt_tokens", "prompt_cost"):
+                getattr(judged, field)[row] = verdict[field]
     return columns
 
 
@@ -347,8 +371,9 @@ def derive(
 ) -> pd.DataFrame:
     """Outcomes (source "derived") of every arm on every prompt with enough samples, in the order of both.
 
-    quality, tokens, cost : expectations over all subsets of the logged samples. The prompt counts once, the
-        completion and its verdicts k times; `calls` is one, and one more where a verifier reads tokens.
+    quality, tokens, cost : expectations over all subsets of the logged samples. The prompt counts once, a
+        verifier's reading of it too, the completion and its verdicts k times; `calls` is one, and one more where a
+        verifier reads tokens.
     latency_s, answer, propensity : null; a derived arm was never run.
 
     A prompt with fewer samples than the arm draws has no row, and a warning says how many those are.
@@ -456,6 +481,8 @@ def _select(block: _Block, arm: ArmSpec, k: int, leaves: Sequence[tuple[str, boo
     blind = np.where(block.complete, 0.0, -np.inf)
     result = _Selected(best_of_k(blind, block.quality, k), nothing.copy(), nothing.copy())
     open_ = np.ones(n_prompts, dtype=bool)
+    cut = block.m - block.complete.sum(axis=1)
+    any_complete = np.array([1.0 - math.comb(int(c), k) / math.comb(block.m, k) for c in cut])
     for name, is_vote in leaves:
         if is_vote:
             result.quality[open_] = vote_of_k(block.labels[open_], block.quality[open_], k)
@@ -465,9 +492,10 @@ def _select(block: _Block, arm: ArmSpec, k: int, leaves: Sequence[tuple[str, boo
                 f"arm {arm.name!r}: the samples of {arm.backend!r} carry no scores of verifier {name!r}"
                 f"{nearest(name, block.verdicts)}. Collect with that verifier."
             )
-        scores, tokens, cost = block.verdicts[name]
-        result.tokens[open_] += k * tokens[open_].mean(axis=1)
-        result.cost[open_] += k * cost[open_].mean(axis=1)
+        verdicts = block.verdicts[name]
+        scores = verdicts.score
+        result.tokens[open_] += verdicts.take("tokens", k, any_complete)[open_]
+        result.cost[open_] += verdicts.take("cost", k, any_complete)[open_]
         judged = open_ & ~np.isnan(scores).all(axis=1)
         if judged.any():
             # A score lies in [0, 1], so -1 stands below every score and above what is not complete.

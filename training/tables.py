@@ -32,8 +32,12 @@ VERDICT = pa.struct(
         pa.field("score", pa.float64()),
         pa.field("tokens", pa.int32(), nullable=False),
         pa.field("cost", pa.float64(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("prompt_cost", pa.float64(), nullable=False),
     ]
 )
+"""What a verifier made of a sample. `tokens` and `cost` are this sample's own; `prompt_tokens` and `prompt_cost` were
+taken once for all samples that were judged in one call (0 where left out)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,23 +429,32 @@ def _verdict(verdict: Mapping[str, Any]) -> dict[str, Any]:
         "score": None if score is None else float(score),
         "tokens": int(verdict["tokens"]),
         "cost": float(verdict["cost"]),
+        "prompt_tokens": int(verdict.get("prompt_tokens", 0)),
+        "prompt_cost": float(verdict.get("prompt_cost", 0.0)),
     }
 
 
 def _wrong_with(verdict: object) -> str:
     """What is wrong with a verdict, "" when nothing is."""
-    if not isinstance(verdict, Mapping) or set(verdict) != {"verifier", "score", "tokens", "cost"}:
-        return "a verdict has the fields verifier, score, tokens, cost"
-    score, tokens, cost = verdict["score"], verdict["tokens"], verdict["cost"]
+    if not isinstance(verdict, Mapping) or not _NEEDED <= set(verdict) <= _NEEDED | {"prompt_tokens", "prompt_cost"}:
+        return "a verdict has the fields verifier, score, tokens, cost, and may have prompt_tokens, prompt_cost"
+    score = verdict["score"]
     if not isinstance(verdict["verifier"], str) or not verdict["verifier"]:
         return "verifier must be a name"
     if score is not None and not (_is_number(score) and 0 <= score <= 1):
         return "score must be null or lie in [0, 1]"
-    if not (_is_number(tokens) and tokens >= 0 and tokens == int(tokens)):
-        return "tokens must be a whole number >= 0"
-    if not (_is_number(cost) and 0 <= cost < math.inf):
-        return "cost must be a finite number >= 0"
+    for name in ("tokens", "prompt_tokens"):
+        tokens = verdict.get(name, 0)
+        if not (_is_number(tokens) and tokens >= 0 and tokens == int(tokens)):
+            return f"{name} must be a whole number >= 0"
+    for name in ("cost", "prompt_cost"):
+        cost = verdict.get(name, 0.0)
+        if not (_is_number(cost) and 0 <= cost < math.inf):
+            return f"{name} must be a finite number >= 0"
     return ""
+
+
+_NEEDED = {"verifier", "score", "tokens", "cost"}
 
 
 def _refuse_duplicates(table: str, df: pd.DataFrame) -> None:

@@ -228,8 +228,7 @@ class Llama(nn.Module):
         self.eval()
         for layer in self.model.layers:
             attention = layer.self_attn
-            attention.fused = torch.cat(
-                (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
+            attention.fused = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
         return self
 
     @torch.inference_mode()
@@ -259,6 +258,50 @@ class Llama(nn.Module):
         return Decoding(cache, pad, width, self.head(self.model.norm(x[:, -1])))
 
     @torch.inference_mode()
+    def read(self, pasts: Sequence[Tensor | None], news: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
+        """Go on reading texts whose beginnings were read before.
+
+        pasts : per row, keys and values of what was read, (layers, 2, heads, length, head_dim); None = nothing.
+        news  : per row, the token ids that follow, none empty.
+
+        Returns (rows, longest new, width) hidden states after the last norm, padded on the right, and per row the
+        keys and values of its new tokens. Raises ValueError for an empty row or one that outgrows the context.
+        """
+        known = [0 if past is None else past.shape[-2] for past in pasts]
+        lengths = [len(new) for new in news]
+        limit, device = self.config.max_position_embeddings, self.cos.device
+        if min(lengths) < 1 or max(k + n for k, n in zip(known, lengths, strict=True)) > limit:
+            raise ValueError(f"each row needs 1 new token or more and at most {limit} in all")
+        before, width = max(known), max(lengths)
+        ids = torch.tensor([[*new, *[0] * (width - len(new))] for new in news], device=device)
+        start = torch.tensor(known, device=device)
+        columns = torch.arange(width, device=device)
+        positions = (start[:, None] + columns).clamp_max(limit - 1)
+        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
+        # What was read stands right-aligned before the new columns; the gap on its left is masked.
+        gap = torch.arange(before, device=device) < (before - start)[:, None]
+        hidden = torch.cat(
+            (gap[:, None].expand(-1, width, -1), (columns > columns[:, None]).expand(len(ids), -1, -1)), -1
+        )
+        bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))[:, None]
+        c = self.config
+        past = torch.zeros((c.num_hidden_layers, 2, len(ids), c.num_attention_heads, before, c.head_dim), device=device)
+        for row, cache in enumerate(pasts):
+            if cache is not None:
+                past[:, :, row, :, before - known[row] :] = cache
+        read = past.new_zeros((c.num_hidden_layers, 2, len(ids), c.num_attention_heads, width, c.head_dim))
+        x = self.model.embed_tokens(ids)
+        for index, layer in enumerate(self.model.layers):
+            q, k, v = layer.self_attn.project(layer.input_layernorm(x))
+            k = rotate(k, cos, sin)
+            read[index, 0], read[index, 1] = k, v
+            keys, values = torch.cat((past[index, 0], k), dim=2), torch.cat((past[index, 1], v), dim=2)
+            x = x + layer.self_attn.attend(rotate(q, cos, sin), keys, values, bias)
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+        caches = [read[:, :, row, :, :n].clone() for row, n in enumerate(lengths)]
+        return self.model.norm(x), caches
+
+    @torch.inference_mode()
     def step(self, state: Decoding, ids: Tensor) -> Tensor:
         """Append one token per row: (rows,) ids -> (rows, vocabulary) logits of what follows.
 
@@ -278,7 +321,8 @@ class Llama(nn.Module):
             keys[:, :, column : column + 1] = rotate(k, cos, sin)
             values[:, :, column : column + 1] = v
             x = x + layer.self_attn.attend(
-                rotate(q, cos, sin), keys[:, :, : column + 1], values[:, :, : column + 1], bias)
+                rotate(q, cos, sin), keys[:, :, : column + 1], values[:, :, : column + 1], bias
+            )
             x = x + layer.mlp(layer.post_attention_layernorm(x))
         state.column = column + 1
         state.logits = self.head(self.model.norm(x[:, 0]))
@@ -306,6 +350,17 @@ class RewardModel(nn.Module):
         return self.score(self.trunk.hidden(ids)).squeeze(-1)
 
     @torch.inference_mode()
+    def read(
+        self, pasts: Sequence[Tensor | None], news: Sequence[Sequence[int]]
+    ) -> tuple[list[list[float]], list[Tensor]]:
+        """Go on reading texts; arguments and second result as for `Llama.read`.
+
+        Returns the chance in [0, 1] after every new token, one list per text, and what was read.
+        """
+        hidden, caches = self.trunk.read(pasts, news)
+        chances = torch.sigmoid(self.score(hidden).squeeze(-1).float()).tolist()
+        return [row[: len(new)] for row, new in zip(chances, news, strict=True)], caches
+
     def score_steps(
         self, sequences: Sequence[Sequence[int]], ends: Sequence[Sequence[int]], *, batch_size: int = 64
     ) -> list[list[float]]:
@@ -323,9 +378,7 @@ class RewardModel(nn.Module):
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         for first in range(0, len(order), batch_size):
             rows = order[first : first + batch_size]
-            width = max(len(sequences[i]) for i in rows)
-            ids = torch.tensor([[*sequences[i], *[0] * (width - len(sequences[i]))] for i in rows])
-            chances = torch.sigmoid(self(ids.to(self.trunk.cos.device)).float()).tolist()
+            chances, _ = self.read([None] * len(rows), [sequences[i] for i in rows])
             for row, chance in zip(rows, chances, strict=True):
                 scores[row] = [chance[stop] for stop in ends[row]]
         return scores
@@ -357,7 +410,8 @@ def load_reward(directory: Path | str, device: str = "cpu") -> tuple[RewardModel
     model = RewardModel(LlamaConfig.read(directory))
     weights = _weights(directory)
     model.load_state_dict(
-        {name if name.startswith("score.") else f"trunk.{name}": weight for name, weight in weights.items()})
+        {name if name.startswith("score.") else f"trunk.{name}": weight for name, weight in weights.items()}
+    )
     model.requires_grad_(False)
     model.to(device).eval()
     model.trunk.freeze()

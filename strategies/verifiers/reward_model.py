@@ -7,13 +7,20 @@ opened.
 import asyncio
 import math
 import threading
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from ..base import Prices, Request, Usage, Verdicts
 from ..errors import ConfigError, VerifierError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..backends.llama import RewardModel as Model
 
 Aggregate = Literal["last", "min", "product", "mean"]
 
@@ -36,9 +43,11 @@ class RewardModel:
     aggregate : "last" (default), "min", "product" or "mean" of the step scores.
     device    : a torch device.
 
-    A step is a line. A finished text is closed with the model's end token, a partial one is read as it
-    stands. Every token read is booked, in `Usage.verifier_tokens` and `Usage.cost`. A text that does not fit
-    the model's context is not judged. One thread runs the model; calls that wait for it are read together.
+    A step is a line. A finished text is closed with the model's end token, a partial one is read as it stands, and
+    remembered as long as its request lives: a search that goes on from it pays for the new tokens alone. The prompt
+    is read once for all texts of a call that begin with it. Every token read is booked, in `Usage.verifier_tokens`
+    and `Usage.cost`. A text that does not fit the model's context is not judged. One thread runs the model; calls
+    that wait for it are read together.
     """
 
     sound = False
@@ -67,23 +76,40 @@ class RewardModel:
         self._context = self._model.trunk.config.max_position_embeddings
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="howhard-reward-model")
         self._lock = threading.Lock()
-        self._waiting: list[tuple[list[_Text], Future[list[list[float]]]]] = []
+        self._waiting: list[_Job] = []
+        self._memories: dict[int, _Memory] = {}
 
     async def score(self, request: Request, texts: Sequence[str], *, partial: bool = False) -> Verdicts:
         """Read each text and score it. Raises VerifierError where the model fails."""
         prompt = self._prompt(request)
         encoded = [self._encode(prompt, text, partial) for text in texts]
-        fitting = [text for text in encoded if len(text[0]) <= self._context]
-        read = sum(len(ids) for ids, _ in fitting)
+        fits = [len(ids) <= self._context for ids, _ in encoded]
+        job = _Job(
+            self._memory(request), tuple(prompt), [e for e, fit in zip(encoded, fits, strict=True) if fit], partial
+        )
         try:
-            found = iter(await self._read(fitting) if fitting else ())
+            if job.texts:
+                await self._read(job)
         except (RuntimeError, ValueError) as exc:
             raise VerifierError(f"reward model {self.name!r} failed: {exc}") from exc
-        steps = tuple(tuple(next(found)) if len(ids) <= self._context else None for ids, _ in encoded)
+        found = iter(job.scores)
+        steps = tuple(tuple(next(found)) if fit else None for fit in fits)
         merge = AGGREGATES[self.aggregate]
         scores = tuple(None if own is None else merge(own) for own in steps)
-        cost = self.prices.cost(prompt=read, completion=0)
-        return Verdicts(scores, Usage(verifier_tokens=read, calls=int(read > 0), cost=cost), steps)
+        usage = self._usage(job.prompt_read + job.own_read, calls=int(job.prompt_read + job.own_read > 0))
+        return Verdicts(scores, usage, steps, shared=self._usage(job.prompt_read, calls=0))
+
+    def _usage(self, read: int, *, calls: int) -> Usage:
+        return Usage(verifier_tokens=read, calls=calls, cost=self.prices.cost(prompt=read, completion=0))
+
+    def _memory(self, request: Request) -> "_Memory":
+        """What was read for this very request, forgotten with it."""
+        key = id(request)
+        with self._lock:
+            if key not in self._memories:
+                self._memories[key] = _Memory()
+                weakref.finalize(request, self._memories.pop, key, None)
+            return self._memories[key]
 
     def _prompt(self, request: Request) -> list[int]:
         from ..backends.local import templated
@@ -110,33 +136,126 @@ class RewardModel:
             ends.append(len(ids) - 1)  # a step under way; with nothing drawn yet, the prompt alone
         return ids, ends
 
-    async def _read(self, texts: "list[_Text]") -> list[list[float]]:
-        done: Future[list[list[float]]] = Future()
+    async def _read(self, job: "_Job") -> None:
         with self._lock:
-            self._waiting.append((texts, done))
+            self._waiting.append(job)
         self._thread.submit(self._read_all_waiting)
-        return await asyncio.wrap_future(done)
+        await asyncio.wrap_future(job.done)
 
     def _read_all_waiting(self) -> None:
         with self._lock:
             jobs, self._waiting = self._waiting, []
-        jobs = [job for job in jobs if job[1].set_running_or_notify_cancel()]
-        if not jobs:
-            return
-        together = [text for texts, _ in jobs for text in texts]
+        jobs = [job for job in jobs if job.done.set_running_or_notify_cancel()]
         try:
-            sequences, ends = [ids for ids, _ in together], [ends for _, ends in together]
-            scores = iter(self._model.score_steps(sequences, ends))
-            for texts, done in jobs:
-                done.set_result([next(scores) for _ in texts])
+            _read_jobs(self._model, jobs)
+            for job in jobs:
+                job.done.set_result(None)
         except Exception as exc:
-            for _, done in jobs:
-                if not done.done():
-                    done.set_exception(exc)
+            for job in jobs:
+                if not job.done.done():
+                    job.done.set_exception(exc)
 
 
 _Text = tuple[list[int], list[int]]
 """Token ids of prompt and text, and the index of each step's last token."""
+
+
+@dataclass(slots=True, eq=False)
+class _Piece:
+    """A text that was read: what it goes on from, keys and values of its own tokens, chances after all its tokens."""
+
+    parent: "_Piece | None"
+    own: "Tensor"
+    chances: list[float]
+
+    def whole(self) -> "Tensor":
+        """Keys and values of all tokens, (layers, 2, heads, length, head_dim)."""
+        import torch
+
+        pieces: list[Tensor] = []
+        piece: _Piece | None = self
+        while piece is not None:
+            pieces.append(piece.own)
+            piece = piece.parent
+        return torch.cat(pieces[::-1], dim=-2)
+
+
+@dataclass(slots=True, eq=False)
+class _Memory:
+    """What was read for one request: its prompt and its partial solutions, by token ids. Used by one thread."""
+
+    pieces: dict[tuple[int, ...], _Piece] = field(default_factory=dict)
+
+    def longest(self, ids: list[int], ends: list[int], prompt: int) -> _Piece:
+        """Return the longest beginning of a text that was read; the prompt always was."""
+        for end in reversed(ends):
+            piece = self.pieces.get(tuple(ids[: end + 1]))
+            if piece is not None:
+                return piece
+        return self.pieces[tuple(ids[:prompt])]
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One call of `score`: what is to be read, and what came of it.
+
+    prompt_read, own_read : tokens to pay for: the prompt where a text began with nothing but it, and new tokens.
+    """
+
+    memory: _Memory
+    prompt: tuple[int, ...]
+    texts: list[_Text]
+    partial: bool
+    scores: list[list[float]] = field(default_factory=list)
+    prompt_read: int = 0
+    own_read: int = 0
+    done: "Future[None]" = field(default_factory=Future)
+
+
+_BATCH = 64  # texts read at once
+
+_Key = TypeVar("_Key")
+
+
+def _read_jobs(model: "Model", jobs: Sequence[_Job]) -> None:
+    """Read the prompts that are new, then every text from the longest beginning that was read before."""
+    fresh = [job for job in jobs if job.prompt not in job.memory.pieces]
+    for job, chances, own in _in_batches(model, fresh, [(None, list(job.prompt)) for job in fresh]):
+        job.memory.pieces[job.prompt] = _Piece(None, own, chances)
+    todo: list[tuple[_Job, int, _Piece]] = []
+    for job in jobs:
+        job.scores = [[] for _ in job.texts]
+        for index, (ids, ends) in enumerate(job.texts):
+            piece = job.memory.longest(ids, ends, len(job.prompt))
+            if piece.parent is None:
+                job.prompt_read = len(job.prompt)
+            job.own_read += len(ids) - len(piece.chances)
+            todo.append((job, index, piece))
+    new = [(job, index, piece) for job, index, piece in todo if len(job.texts[index][0]) > len(piece.chances)]
+    rows = [(piece, job.texts[index][0][len(piece.chances) :]) for job, index, piece in new]
+    read = {
+        (id(job), index): _Piece(piece, own, [*piece.chances, *chances])
+        for (job, index, piece), chances, own in _in_batches(model, new, rows)
+    }
+    for job, index, piece in todo:
+        ids, ends = job.texts[index]
+        piece = read.get((id(job), index), piece)
+        job.scores[index] = [piece.chances[end] for end in ends]
+        if job.partial:
+            job.memory.pieces.setdefault(tuple(ids), piece)
+
+
+def _in_batches(
+    model: "Model", keys: Sequence[_Key], rows: Sequence[tuple[_Piece | None, list[int]]]
+) -> "Iterator[tuple[_Key, list[float], Tensor]]":
+    """Yield (key, chances after the new tokens, their keys and values) of every row, texts of like length together."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
+    for first in range(0, len(order), _BATCH):
+        batch = order[first : first + _BATCH]
+        pasts = [None if (piece := rows[i][0]) is None else piece.whole() for i in batch]
+        chances, own = model.read(pasts, [rows[i][1] for i in batch])
+        for i, chance, cache in zip(batch, chances, own, strict=True):
+            yield keys[i], chance, cache
 
 
 def _line_start(text: str, at: int) -> int:

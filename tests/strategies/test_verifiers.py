@@ -187,10 +187,34 @@ def test_step_scores_become_one_score(aggregate, merge, tiny_reward_model):
     assert verdicts.scores[0] == pytest.approx(merge(verdicts.steps[0]))
 
 
-def test_every_token_read_is_booked(prm):
-    usage = score(prm, SUM, [SOLUTION, "7"]).usage
-    read = sum(len(prm._tokenizer.encode("1 + 2\n" + text).ids) + 1 for text in (SOLUTION, "7"))
-    assert usage == Usage(verifier_tokens=read, calls=1, cost=read * 0.5)
+def tokens(prm, text):
+    return len(prm._tokenizer.encode(text).ids)
+
+
+def test_every_token_read_is_booked_and_the_prompt_once_for_all_texts(prm):
+    verdicts = score(prm, SUM, [SOLUTION, "7"])
+    prompt = tokens(prm, "1 + 2\n")
+    read = prompt + sum(tokens(prm, text) + 1 for text in (SOLUTION, "7"))
+    assert verdicts.usage == Usage(verifier_tokens=read, calls=1, cost=read * 0.5)
+    assert verdicts.shared == Usage(verifier_tokens=prompt, cost=prompt * 0.5)
+
+
+def test_going_on_from_a_partial_solution_reads_only_what_is_new_and_scores_the_same(prm):
+    request, first, second = Request.of("1 + 2"), "1 + 2 = 3\n", "1 + 2 = 3\n3 + 4 = 7\n"
+    score(prm, request, [first], partial=True)
+    further = score(prm, request, [second, first], partial=True)
+    assert further.usage.verifier_tokens == tokens(prm, "3 + 4 = 7\n")
+    assert further.shared == Usage()
+    finished = score(prm, request, [second + "Answer: 7"])
+    assert finished.usage.verifier_tokens == tokens(prm, "Answer: 7") + 1
+    fresh = Request.of("1 + 2")
+    assert further.steps[0] == pytest.approx(score(prm, fresh, [second], partial=True).steps[0], abs=1e-5)
+    assert finished.steps[0] == pytest.approx(score(prm, fresh, [second + "Answer: 7"]).steps[0], abs=1e-5)
+
+
+def test_what_was_read_is_forgotten_with_its_request(prm):
+    score(prm, Request.of("1 + 2"), ["3"], partial=True)
+    assert not prm._memories
 
 
 def test_a_text_beyond_the_context_is_not_judged(prm):
@@ -215,7 +239,7 @@ def test_a_reward_model_that_breaks_is_a_verifier_error(prm, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(prm._model, "score_steps", broken)
+    monkeypatch.setattr(prm._model, "read", broken)
     with pytest.raises(VerifierError, match="'prm' failed: out of memory"):
         score(prm, SUM, ["7"])
 

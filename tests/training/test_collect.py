@@ -154,7 +154,8 @@ def test_every_sample_is_drawn_graded_and_scored_once(tmp_path):
     assert samples["prompt_cost"].unique() == pytest.approx(0.5)
     assert samples["cost"].unique() == pytest.approx(2.0)
     [verdict] = samples["verdicts"][0]
-    assert verdict == {"verifier": "prm", "score": int(samples["text"][0][-1]) / 10, "tokens": 3, "cost": 1.5}
+    own = {"tokens": 3, "cost": 1.5, "prompt_tokens": 0, "prompt_cost": 0.0}
+    assert verdict == {"verifier": "prm", "score": int(samples["text"][0][-1]) / 10, **own}
     assert done.usage.cost == pytest.approx(6 * (0.5 + 4 * 2 + 4 * 1.5))
     assert seen[0] == ("samples of small", 0, 24)
     assert seen[-1] == ("samples of small", 24, 24)

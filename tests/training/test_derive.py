@@ -195,6 +195,16 @@ def test_costs_are_the_prompt_once_and_k_completions_with_their_verdicts():
         assert got[column].isna().all()
 
 
+def test_a_verifier_reads_the_prompt_once_where_there_is_anything_to_judge():
+    verdict = {"verifier": "prm", "score": 0.5, "tokens": 10, "cost": 0.5, "prompt_tokens": 6, "prompt_cost": 0.3}
+    samples = make_samples([{"quality": 1.0}, {"quality": 1.0, "finish_reason": "length"}, {"quality": 1.0}])
+    samples["verdicts"] = [[verdict], [], [verdict]]
+    got = derived(samples, arm(1, "prm"), arm(2, "prm"))
+    # One of three samples is cut off: alone it is drawn once in three times, and then nothing is read.
+    assert got["verifier_tokens"].tolist() == pytest.approx([(6 + 10) * 2 / 3, 6 + 2 * 10 * 2 / 3])
+    assert got.loc["small/prm_of_2", "cost"] == pytest.approx(0.7 + 0.8 + 0.3 + 2 * 0.5 * 2 / 3)
+
+
 def test_the_first_verifier_that_can_judge_a_prompt_chooses_there():
     judged = [
         {"quality": 1.0, "scores": {"check": 1.0, "prm": 0.1}},

@@ -57,7 +57,8 @@ def test_what_was_appended_is_read_back_in_order_by_another_reader(tmp_path):
     read = Log.open(tmp_path / "log")
     assert read.prompts()["prompt_id"].tolist() == ["p0", "p1"]
     assert read.samples()["sample_index"].tolist() == [0, 0, 1]
-    assert read.samples()["verdicts"][2] == [{"verifier": "v", "score": None, "tokens": 1, "cost": 0.0}]
+    [verdict] = read.samples()["verdicts"][2]
+    assert verdict == {"verifier": "v", "score": None, "tokens": 1, "cost": 0.0, "prompt_tokens": 0, "prompt_cost": 0.0}
     assert read.outcomes()["completion_tokens"].tolist() == [9.0]
 
 
