@@ -24,6 +24,7 @@ from ..strategies.base import Arm, Backend, Budget, Delta, Prefix, Prompt, Reque
 from ..strategies.errors import (
     ArtifactError,
     BackendError,
+    ConfigError,
     InputError,
     NoFeasibleArm,
     PromptTooLong,
@@ -33,8 +34,10 @@ from ..strategies.single import SinglePass
 from ..strategies.specs import (
     ArmSpec,
     BackendSpec,
+    BestOfNSpec,
     LocalSpec,
     PricesSpec,
+    TreeSearchSpec,
     build_strategy,
     open_backend,
     open_verifiers,
@@ -43,7 +46,7 @@ from .artifact import Manifest
 from .decision import ArmEstimate, Context, Decision, Reason
 from .estimates import Estimates
 from .objective import Objective
-from .policy import Choices, Mask, Policy
+from .policy import Choices, Mask, Policy, ThresholdPolicy, UtilityPolicy
 from .predictor import Predictor
 from .sources import read_source
 
@@ -93,7 +96,7 @@ class Router:
         source: str = "",
         backends: Mapping[str, Backend | BackendSpec] | None = None,
         verifiers: Mapping[str, Verifier] | None = None,
-        policy: Policy | None = None,
+        policy: Policy | str | None = None,
         objective: Objective | None = None,
         fingerprint: Literal["warn", "error"] = "warn",
         seed: int | None = None,
@@ -101,7 +104,7 @@ class Router:
         self.manifest = manifest
         self.predictor = predictor
         self.source = source
-        self.policy: Policy = manifest.policy if policy is None else policy
+        self.policy: Policy = _named(manifest.policy if policy is None else policy, manifest)
         self.objective = manifest.objective if objective is None else objective
         self._rng = np.random.default_rng(seed)
         self._drawing = threading.Lock()
@@ -115,7 +118,7 @@ class Router:
         *,
         backends: Mapping[str, Backend | BackendSpec] | None = None,
         verifiers: Mapping[str, Verifier] | None = None,
-        policy: Policy | None = None,
+        policy: Policy | str | None = None,
         objective: Objective | None = None,
         fingerprint: Literal["warn", "error"] = "warn",
         seed: int | None = None,
@@ -128,7 +131,9 @@ class Router:
         backends     : name -> backend, or the spec of one, for every served backend that is to run; local
                        ones are opened from the manifest. Not needed to decide.
         verifiers    : name -> verifier, in place of those of the manifest.
-        policy, objective : in place of the manifest's.
+        policy, objective : in place of the manifest's. A policy may be named: "utility", or "threshold", which
+                       takes the reference arm below difficulty 0.3, best-of-4 of its backend below 0.7, and tree
+                       search above (ThresholdPolicy for other thresholds and arms).
         fingerprint  : what a backend with other weights or prices than in training does, when it is first
                        used: "warn" (FingerprintWarning) or "error" (ArtifactError).
         seed         : of exploration; None = not reproducible.
@@ -365,6 +370,36 @@ class Router:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+
+def _named(policy: Policy | str, manifest: Manifest) -> Policy:
+    """A policy, or the one that a name stands for with this router's arms."""
+    if not isinstance(policy, str):
+        return policy
+    if policy == "utility":
+        return manifest.policy if isinstance(manifest.policy, UtilityPolicy) else UtilityPolicy()
+    if policy == "threshold":
+        return manifest.policy if isinstance(manifest.policy, ThresholdPolicy) else threshold_policy(manifest)
+    raise ConfigError(f"policy {policy!r}{nearest(policy, ('utility', 'threshold'))}")
+
+
+def threshold_policy(manifest: Manifest) -> ThresholdPolicy:
+    """The rule of thumb with a router's own arms: reference arm, best-of-4 of its backend, tree search of it.
+
+    The best-of-N whose N is nearest to 4 is taken. Raises ConfigError where the backend has no such arms.
+    """
+    specs = dict(zip(manifest.arms, manifest.specs, strict=True))
+    reference = specs[manifest.reference]
+    own = {name: s.strategy for name, s in specs.items() if s and reference and s.backend == reference.backend}
+    several = {name: s.n for name, s in own.items() if isinstance(s, BestOfNSpec)}
+    searches = [name for name, s in own.items() if isinstance(s, TreeSearchSpec)]
+    if not several or not searches:
+        raise ConfigError(
+            f"policy 'threshold': beside {manifest.reference!r} it needs a best-of-N and a tree search of the same "
+            f"backend, but the arms are {', '.join(manifest.arms)}. Give ThresholdPolicy(arms=...) with three of them"
+        )
+    best_of_4 = min(several, key=lambda name: (abs(several[name] - 4), name))
+    return ThresholdPolicy(arms=(manifest.reference, best_of_4, searches[0]))
 
 
 class RoutedStream:

@@ -169,6 +169,9 @@ def route(
     max_cost: Annotated[float | None, typer.Option(help="No arm that is expected to cost more.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds that 95 of 100 answers must keep.")] = None,
     min_quality: Annotated[float | None, typer.Option(help="No arm that is expected to be worse.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="utility, or threshold: single pass, best-of-4 or tree search by difficulty.")
+    ] = None,
     decide_only: Annotated[bool, typer.Option("--decide-only", help="Print the decision, run nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -181,7 +184,7 @@ def route(
         "min_quality": min_quality,
     }  # fmt: skip
     served = _config(config, url=url, model=model, api_key_env=api_key_env, required=False)
-    _print(run(text, router, served, limits, decide_only=decide_only), as_json)
+    _print(run(text, router, served, limits, policy=policy, decide_only=decide_only), as_json)
 
 
 @app.command("import")

@@ -20,7 +20,8 @@ import pandas as pd
 from ..router.artifact import BackendFacts
 from ..router.decision import Decision
 from ..router.objective import Objective
-from ..router.router import RoutedResult, Router
+from ..router.policy import Policy
+from ..router.router import RoutedResult, Router, threshold_policy
 from ..strategies.base import SamplingParams
 from ..strategies.errors import ConfigError, InputError, TableError
 from ..strategies.specs import ArmSpec, VerifierSpec, open_backends, open_verifiers
@@ -332,7 +333,12 @@ def train(
         }
         router = Router.load(_fresh(out, lambda at: write_router(at, fitted, **about)))
         on_held = evaluate_router(
-            router, matrix.rows(held), train=learned, halves=_rows(source.halves(), held), seed=seed
+            router,
+            matrix.rows(held),
+            train=learned,
+            halves=_rows(source.halves(), held),
+            rules=_rules(router),
+            seed=seed,
         )
         left_out = _families_left_out(matrix, seed, partial(progress, "families left out"))
     report = Report(
@@ -392,6 +398,14 @@ def _register(run_id: str, verdict: Verdict, uri: str) -> str:
     version = tracking.register_router(run_id, uri=uri)
     tracking.set_alias("champion" if verdict.promote else "challenger", version, uri=uri)
     return version
+
+
+def _rules(router: Router) -> dict[str, Policy]:
+    """The rule of thumb, for comparison, where the router has arms for it."""
+    try:
+        return {"difficulty .3/.7": threshold_policy(router.manifest)}
+    except ConfigError:
+        return {}
 
 
 def headline(evaluation: Evaluation) -> dict[str, float]:
@@ -518,15 +532,23 @@ def route(
     config: Config | None,
     limits: Mapping[str, float | None],
     *,
+    policy: str | None = None,
     decide_only: bool = False,
 ) -> RouteReport:
     """Choose an arm for one prompt and, unless only the decision is wanted, answer with it."""
-    return asyncio.run(_route(prompt, router, config, limits, decide_only))
+    return asyncio.run(_route(prompt, router, config, limits, policy, decide_only))
 
 
-async def _route(prompt, router, config, limits, decide_only) -> RouteReport:
+async def _route(
+    prompt: str,
+    router: str | Path,
+    config: Config | None,
+    limits: Mapping[str, float | None],
+    policy: str | None,
+    decide_only: bool,
+) -> RouteReport:
     served = {} if config is None else config.backends
-    async with Router.load(router, backends=served) as loaded:
+    async with Router.load(router, backends=served, policy=policy) as loaded:
         changes = {name: limit for name, limit in limits.items() if limit is not None}
         objective = loaded.objective.but(**changes)
         if decide_only:

@@ -8,7 +8,7 @@ All rows share one set of bootstrap weights, by prompt, or by family where whole
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -286,6 +286,7 @@ def evaluate_router(
     train: OutcomeMatrix | None = None,
     value: float | None = None,
     halves: tuple[OutcomeMatrix, OutcomeMatrix] | None = None,
+    rules: Mapping[str, Policy] | None = None,
     seed: int = 0,
     draws: int = 1000,
 ) -> Evaluation:
@@ -294,6 +295,7 @@ def evaluate_router(
     matrix : held-out outcomes of (at least) the router's arms; others are left out.
     train  : the outcomes it was trained on; with them the learned baselines are shown too.
     value  : of a correct answer; None = the router's own objective.
+    rules  : other policies that decide on the router's estimates, by the name of their row.
 
     Raises TableError when an arm of the router has no outcomes in the table.
     """
@@ -301,7 +303,9 @@ def evaluate_router(
     held = restrict(router, matrix)
     objective = router.objective if value is None else router.objective.but(value=value)
     n = len(held)
-    entrants = [_Entrant("router", router.estimate(held.texts), np.full(n, objective.value), router.policy)]
+    estimates, values = router.estimate(held.texts), np.full(n, objective.value)
+    entrants = [_Entrant("router", estimates, values, router.policy)]
+    entrants += [_Entrant(name, estimates, values, policy) for name, policy in (rules or {}).items()]
     if train is not None:
         spec = FeatureSpec()
         learned = train.columns(held.arms).complete()

@@ -18,6 +18,7 @@ from howhard.router import (
     UtilityPolicy,
 )
 from howhard.router.artifact import write_artifact
+from howhard.router.router import threshold_policy
 from howhard.strategies.base import Budget, Message
 from howhard.strategies.errors import (
     ArtifactError,
@@ -28,6 +29,7 @@ from howhard.strategies.errors import (
     NoFeasibleArm,
     PromptTooLong,
 )
+from howhard.strategies.specs import ArmSpec, BestOfNSpec, SingleSpec, TreeSearchSpec
 
 EASY = "add 4 and 2"
 HARD = "prove that the sum of 713, 922, 548, 391 and 877 is the product of two primes, and list them all"
@@ -500,3 +502,28 @@ def test_utilities_that_are_not_known_are_none(router):
     assert decision.utility is not None
     assert np.isfinite(decision.utility)
     json.dumps(decision.to_dict(), allow_nan=False)
+
+
+def test_a_named_policy_takes_the_routers_own_arms(router_dir, trained):
+    manifest = msgspec.structs.replace(
+        trained.manifest,
+        arms=("a/single", "a/best_of_2", "a/best_of_8", "a/beam_2x2", "b/best_of_4"),
+        specs=(
+            ArmSpec(backend="a", strategy=SingleSpec()),
+            ArmSpec(backend="a", strategy=BestOfNSpec(n=2)),
+            ArmSpec(backend="a", strategy=BestOfNSpec(n=8)),
+            ArmSpec(backend="a", strategy=TreeSearchSpec(width=2, branches=2)),
+            ArmSpec(backend="b", strategy=BestOfNSpec(n=4)),
+        ),
+        reference="a/single",
+        fallback="a/single",
+    )
+    assert threshold_policy(manifest).arms == ("a/single", "a/best_of_2", "a/beam_2x2")
+    assert Router.load(router_dir, policy="utility").policy == trained.manifest.policy
+
+
+def test_a_named_policy_that_cannot_be_is_an_error(router_dir):
+    with pytest.raises(ConfigError, match="it needs a best-of-N and a tree search of the same backend"):
+        Router.load(router_dir, policy="threshold")
+    with pytest.raises(ConfigError, match="policy 'utilty'; did you mean 'utility'"):
+        Router.load(router_dir, policy="utilty")
