@@ -1,0 +1,1 @@
+"""What scores candidates at run time, without a reference answer: one kind per file."""
