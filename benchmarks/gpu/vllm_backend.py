@@ -27,7 +27,7 @@ LOADS = ((1, 1), (1, 8), (8, 8), (64, 1), (16, 16))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=64)
     arguments = parser.parse_args()
