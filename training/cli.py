@@ -9,9 +9,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from .config import Config
 
 app = typer.Typer(
     name="howhard",
@@ -92,9 +95,12 @@ def collect(
 
     Shows what it will take and asks first. Ctrl-C loses nothing: the same command goes on where it stood.
     """
+    from ..strategies.errors import ConfigError
     from .commands import collect as run
 
     config_ = _config(config, url=url, model=model, api_key_env=api_key_env)
+    if config_ is None:
+        raise ConfigError("no backend: give --url and --model, or --config with a file (see `howhard config`)")
     outcome = run(
         config_, prompts, log, grader=grader, samples=samples, max_cost=max_cost, tracking_uri=tracking_uri,
         confirm=None if yes else _ask, quiet=as_json,
@@ -183,7 +189,7 @@ def route(
         "value": value, "price_of_second": price_of_second, "max_cost": max_cost, "deadline": deadline,
         "min_quality": min_quality,
     }  # fmt: skip
-    served = _config(config, url=url, model=model, api_key_env=api_key_env, required=False)
+    served = _config(config, url=url, model=model, api_key_env=api_key_env)
     _print(run(text, router, served, limits, policy=policy, decide_only=decide_only), as_json)
 
 
@@ -227,7 +233,7 @@ def doctor(
     """Check this installation and its backends, and say what to switch on."""
     from .doctor import examine
 
-    health = examine(_config(config, url=url, model=model, api_key_env=api_key_env, required=False))
+    health = examine(_config(config, url=url, model=model, api_key_env=api_key_env))
     _print(health, as_json)
     raise typer.Exit(0 if health.well else 1)
 
@@ -253,8 +259,6 @@ def _config(path: Path | None, *, url: str | None, model: str | None, api_key_en
         return for_server(url, model, api_key_env=api_key_env)
     if url or model:
         raise ConfigError("--url and --model belong together: give both, or --config with a file")
-    if required:
-        raise ConfigError("no backend: give --url and --model, or --config with a file (see `howhard config`)")
     return None
 
 
@@ -282,10 +286,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code, message = 130, "stopped; what was recorded is kept, and the same command goes on from there"
     except Exception as exc:
-        if not hasattr(exc, "exit_code"):
+        code, show = getattr(exc, "exit_code", None), getattr(exc, "show", None)
+        if code is None:
             raise
-        exc.show() if hasattr(exc, "show") else None  # a usage error of the command line itself
-        return exc.exit_code  # type: ignore[attr-defined]
+        if show is not None:  # a usage error of the command line itself
+            show()
+        return code
     print(f"howhard: {message}", file=sys.stderr)
     return code
 

@@ -29,14 +29,15 @@ def halves(
 
     Returns None where no arm can be derived from half of the samples.
     """
-    collected = samples[samples["origin"] == "collect"]
-    fewest = int(collected.groupby(["prompt_id", "backend"]).size().min()) // 2 if len(collected) else 0
+    collected = samples.loc[samples["origin"] == "collect"]
+    counts = collected.groupby(["prompt_id", "backend"]).size().to_numpy()
+    fewest = int(counts.min()) // 2 if len(counts) else 0
     split = [spec for spec in specs.values() if is_derivable(spec) and _draws(spec) <= fewest]
     if not split:
         return None
     pair = []
     for parity in (0, 1):
-        half = collected[collected["sample_index"] % 2 == parity]
+        half = collected.loc[collected["sample_index"] % 2 == parity]
         derived = OutcomeMatrix.of(derive(half, prompts, split, verifiers), prompts, unit=matrix.unit)
         pair.append(_filled(matrix, derived))
     return pair[0], pair[1]

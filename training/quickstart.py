@@ -27,7 +27,7 @@ FEWEST = 60
 
 def embedded_config() -> Config:
     """The configuration that quickstart works with (training/data/quickstart.toml): copy it for your own."""
-    text = files(__package__).joinpath("data/quickstart.toml").read_text(encoding="utf-8")
+    text = files("howhard.training").joinpath("data/quickstart.toml").read_text(encoding="utf-8")
     return parse_config(text, source="quickstart.toml")
 
 

@@ -16,7 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -140,6 +140,11 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers, in order."""
+        return cast("list[Block]", list(self.layers))
+
 
 class Decoding:
     """Rows in the middle of being written: keys and values so far, and where each row stands.
@@ -210,7 +215,7 @@ class Llama(nn.Module):
         length = ids.shape[1]
         bias = torch.full((length, length), float("-inf"), device=ids.device).triu_(1)
         x = self.model.embed_tokens(ids)
-        for layer in self.model.layers:
+        for layer in self.model.blocks:
             x, _, _ = layer(x, self.cos[:length], self.sin[:length], bias)
         return self.model.norm(x)
 
@@ -226,7 +231,7 @@ class Llama(nn.Module):
         """Prepare for inference: no gradients, one product for queries, keys and values together."""
         self.requires_grad_(False)
         self.eval()
-        for layer in self.model.layers:
+        for layer in self.model.blocks:
             attention = layer.self_attn
             attention.fused = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
         return self
@@ -253,7 +258,7 @@ class Llama(nn.Module):
         shape = (c.num_hidden_layers, 2, len(lengths), c.num_attention_heads, width + reserve, c.head_dim)
         cache = torch.zeros(shape, device=device)
         x = self.model.embed_tokens(ids)
-        for index, layer in enumerate(self.model.layers):
+        for index, layer in enumerate(self.model.blocks):
             x, cache[index, 0, :, :, :width], cache[index, 1, :, :, :width] = layer(x, cos, sin, bias)
         return Decoding(cache, pad, width, self.head(self.model.norm(x[:, -1])))
 
@@ -291,7 +296,7 @@ class Llama(nn.Module):
                 past[:, :, row, :, before - known[row] :] = cache
         read = past.new_zeros((c.num_hidden_layers, 2, len(ids), c.num_attention_heads, width, c.head_dim))
         x = self.model.embed_tokens(ids)
-        for index, layer in enumerate(self.model.layers):
+        for index, layer in enumerate(self.model.blocks):
             q, k, v = layer.self_attn.project(layer.input_layernorm(x))
             k = rotate(k, cos, sin)
             read[index, 0], read[index, 1] = k, v
@@ -316,7 +321,7 @@ class Llama(nn.Module):
         cos, sin = self.cos[positions][:, None, None], self.sin[positions][:, None, None]
         bias = state._bias[..., : column + 1]
         x = self.model.embed_tokens(ids)[:, None]
-        for layer, (keys, values) in zip(self.model.layers, state.cache, strict=True):
+        for layer, (keys, values) in zip(self.model.blocks, state.cache, strict=True):
             q, k, v = layer.self_attn.project(layer.input_layernorm(x))
             keys[:, :, column : column + 1] = rotate(k, cos, sin)
             values[:, :, column : column + 1] = v
