@@ -1,9 +1,9 @@
 """Remake the embedded models: `python -m howhard.training.embedded --out models --seed 0`.
 
 Stages, each skipped or resumed on a second run (checkpoints lie under `--work`):
-seedling, tiny-small and tiny-large (both start from it), rollouts (judged solutions of both), tiny-prm (starts from
-tiny-large), figures (measured curves), cards. `--only STAGE` runs single stages: once there is a seedling, tiny-small
-and tiny-large may train side by side in two processes.
+seedling, tiny-small and sapling (both start from it; the sapling is of the large size), tiny-large (starts from the
+sapling), rollouts (judged solutions of tiny-small and the sapling), tiny-prm (starts from the sapling), figures
+(measured curves), cards. `--only STAGE` runs single stages, so that two of them may run side by side in two processes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from . import cards, curves, reward
 from . import tokenizer as tokenizers
 from .export import export
 from .growing import grow
-from .sizes import JUDGED, PER_CELL, REWARD, SEEDLING, SIZES
+from .sizes import JUDGED, PER_CELL, REWARD, SAPLING, SEEDLING, SIZES
 from .trainer import fresh_model, train
 
+SHIPPED = ("tiny-small", "tiny-large")
 STAGES = (*SIZES, "rollouts", "tiny-prm", "figures", "cards")
 
 
 def directory_of(name: str, options: argparse.Namespace) -> Path:
-    """Where a model is written: what ships under `--out`, the seedling under `--work`."""
-    return options.work / name if name == SEEDLING else options.out / name
+    """Where a model is written: what ships under `--out`, seedling and sapling under `--work`."""
+    return (options.work if name in (SEEDLING, SAPLING) else options.out) / name
 
 
 def train_language_model(name: str, tokenizer: Tokenizer, options: argparse.Namespace) -> None:
@@ -46,7 +47,16 @@ def train_language_model(name: str, tokenizer: Tokenizer, options: argparse.Name
     # Another seed per model, so that a grown one meets other problems than the one that it grew from.
     seed = options.seed + 1000 * list(SIZES).index(name)
     checkpoint = options.work / f"{name}.pt"
-    train(name, model, schedule, tokenizer, seed=seed, checkpoint=checkpoint, gentle=size.grown_from is None)
+    train(
+        name,
+        model,
+        schedule,
+        tokenizer,
+        seed=seed,
+        checkpoint=checkpoint,
+        gentle=size.grown_from is None,
+        shares=size.shares,
+    )
     export(model, tokenizer, directory_of(name, options))
 
 
@@ -54,7 +64,7 @@ def judged_solutions(tokenizer: Tokenizer, options: argparse.Namespace) -> list[
     """Draw (or read back) the judged solutions of both models, mixed."""
     found: list[reward.Judged] = []
     for place, (name, (problems, n)) in enumerate(JUDGED.items()):
-        model, _ = load(options.out / name)
+        model, _ = load(directory_of(name, options))
         found += reward.judged_rollouts(
             model, tokenizer, problems, n, seed=options.seed + 100 * place, path=options.work / f"judged-{name}"
         )
@@ -63,8 +73,8 @@ def judged_solutions(tokenizer: Tokenizer, options: argparse.Namespace) -> list[
 
 
 def train_reward_model(tokenizer: Tokenizer, options: argparse.Namespace) -> None:
-    """Train tiny-prm from tiny-large's weights and export it."""
-    base, _ = load(options.out / "tiny-large")
+    """Train tiny-prm from the sapling's weights and export it."""
+    base, _ = load(directory_of(SAPLING, options))
     schedule = dataclasses.replace(REWARD, steps=options.steps or REWARD.steps)
     model = reward.train_reward(
         base,
@@ -79,7 +89,7 @@ def train_reward_model(tokenizer: Tokenizer, options: argparse.Namespace) -> Non
 
 def measure_figures(tokenizer: Tokenizer, options: argparse.Namespace) -> None:
     """Measure every cell, each kept in a file of its own, and write figures.json beside each model."""
-    models = {name: load(options.out / name)[0] for name in JUDGED}
+    models = {name: load(options.out / name)[0] for name in SHIPPED}
     judge, _ = load_reward(options.out / "tiny-prm")
     folder = options.work / "figures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +103,7 @@ def measure_figures(tokenizer: Tokenizer, options: argparse.Namespace) -> None:
     curves.measure(models, judge, tokenizer, seed=options.seed, per_cell=options.per_cell, known=known, keep=keep)
     names = [f"{name}-{level}" for name, family in FAMILIES.items() for level in family.levels]
     cells = {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
-    for name in (*JUDGED, "tiny-prm"):
+    for name in (*SHIPPED, "tiny-prm"):
         content = {"seed": options.seed, "samples_per_prompt": curves.DRAWN, "cells": cells}
         (options.out / name / "figures.json").write_text(json.dumps(content, indent=1) + "\n")
 
@@ -111,17 +121,20 @@ def training_text(name: str, work: Path) -> str:
     if name == "tiny-prm":
         solutions = " and ".join(f"{a * n:,} of {model}" for model, (a, n) in JUDGED.items())
         return (
-            f"from tiny-large's weights, {kept['step']:,} steps of about 4,096 tokens; every step of {solutions} "
-            "judged by the families' exact solvers"
+            f"from the large sapling's weights, {kept['step']:,} steps of about 4,096 tokens; every step of {solutions}"
+            " judged by the families' exact solvers"
         )
-    size = SIZES[name]
-    before = torch.load(work / f"{size.grown_from}.pt", weights_only=True)
-    return (
-        f"{kept['step']:,} steps, {kept['tokens'] / 1e6:.1f} M tokens, from a seedling of "
-        f"tiny-small's size ({before['step']:,} steps, {before['tokens'] / 1e6:.1f} M tokens of a gentle curriculum)"
-        + (", grown to the same function in a wider and deeper model" if size.width != SIZES[SEEDLING].width else "")
-        + "; loss on the solution only; Muon and AdamW, one CPU core"
-    )
+    parts = [f"{kept['step']:,} steps, {kept['tokens'] / 1e6:.1f} M tokens"]
+    parent = SIZES[name].grown_from
+    while parent is not None:
+        before = torch.load(work / f"{parent}.pt", weights_only=True)
+        wider = SIZES[name].width > SIZES[parent].width
+        parts.append(
+            ("grown, to the same function in a wider and deeper model, " if wider else "")
+            + f"from a {parent} ({before['step']:,} steps, {before['tokens'] / 1e6:.1f} M tokens)"
+        )
+        name, parent = parent, SIZES[parent].grown_from
+    return ", ".join(parts) + "; loss on the solution only; Muon and AdamW, one CPU core"
 
 
 def write_cards(options: argparse.Namespace) -> None:

@@ -38,12 +38,19 @@ class Batch:
     targets: Tensor
 
 
-def draw(n: int, rng: random.Random, *, tilt: float = 1.0, families: Mapping[str, Family] = FAMILIES) -> list[Problem]:
-    """Draw `n` training problems by the families' shares, easy levels oftener than hard ones.
+def draw(
+    n: int,
+    rng: random.Random,
+    *,
+    tilt: float = 1.0,
+    families: Mapping[str, Family] = FAMILIES,
+    shares: Mapping[str, float] = SHARES,
+) -> list[Problem]:
+    """Draw `n` training problems by the families' `shares`, easy levels oftener than hard ones.
 
     Of L levels, the i-th (0 is the easiest) has a weight of ((L - i) / L) ** tilt.
     """
-    names, weights = list(SHARES), list(SHARES.values())
+    names, weights = list(shares), list(shares.values())
     problems = []
     for name in rng.choices(names, weights, k=n):
         levels = families[name].levels
@@ -76,13 +83,21 @@ def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     return batches
 
 
-def pool(tokenizer: Tokenizer, seed: int, number: int, *, gentle: bool = False, tokens: int = 4096) -> list[Batch]:
+def pool(
+    tokenizer: Tokenizer,
+    seed: int,
+    number: int,
+    *,
+    gentle: bool = False,
+    shares: Mapping[str, float] = SHARES,
+    tokens: int = 4096,
+) -> list[Batch]:
     """Make pool `number` of a seed: batches of about `tokens` tokens in random order, loss on the solution only."""
     rng = random.Random(f"embedded/{seed}/{number}")
     if gentle:
-        problems = draw(POOL, rng, tilt=max(1.0, 3.0 - number / EASY_POOLS * 2.0), families=GENTLE)
+        problems = draw(POOL, rng, tilt=max(1.0, 3.0 - number / EASY_POOLS * 2.0), families=GENTLE, shares=shares)
     else:
-        problems = draw(POOL, rng)
+        problems = draw(POOL, rng, shares=shares)
     rows = encode(tokenizer, [p.prompt for p in problems], [p.solution for p in problems])
     pad = tokenizer.token_to_id(PAD)
     batches = []
@@ -95,7 +110,7 @@ def pool(tokenizer: Tokenizer, seed: int, number: int, *, gentle: bool = False, 
 
 
 def stream(
-    tokenizer: Tokenizer, seed: int, first_pool: int = 0, *, gentle: bool = False
+    tokenizer: Tokenizer, seed: int, first_pool: int = 0, *, gentle: bool = False, shares: Mapping[str, float] = SHARES
 ) -> Iterator[tuple[int, Batch]]:
     """Yield (pool number, batch) for ever, from `first_pool` on.
 
@@ -103,6 +118,6 @@ def stream(
     """
     number = first_pool
     while True:
-        for batch in pool(tokenizer, seed, number, gentle=gentle):
+        for batch in pool(tokenizer, seed, number, gentle=gentle, shares=shares):
             yield number, batch
         number += 1

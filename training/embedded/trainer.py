@@ -10,7 +10,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +121,7 @@ def train(
     on_checkpoint: Callable[[Llama, int], None] = lambda model, step: None,
     every_s: float = 120.0,
     gentle: bool = False,
+    shares: Mapping[str, float] = data.SHARES,
 ) -> Llama:
     """Train `model` in place to the schedule's end, going on from `checkpoint` where it exists.
 
@@ -152,7 +153,7 @@ def train(
 
     began = saved = time.monotonic()
     began_tokens, average, pool, used = tokens, 0.0, first_pool, 0
-    for number, batch in data.stream(tokenizer, seed, first_pool, gentle=gentle):
+    for number, batch in data.stream(tokenizer, seed, first_pool, gentle=gentle, shares=shares):
         if step >= schedule.steps:
             break
         used = used + 1 if number == pool else 1
