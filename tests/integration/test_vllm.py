@@ -348,7 +348,9 @@ def test_more_samples_solve_more_of_real_problems(served, vllm_server):
     if not vllm_server.own:
         pytest.skip("the model behind HOWHARD_VLLM_URL is not known to solve our problems")
     check = ExactCheck()
-    prompts = [FAMILIES["countdown"].generate(2 + seed % 2, random.Random(seed)).prompt for seed in range(24)]
+    family = FAMILIES["countdown"]
+    levels = [family.levels[i % len(family.levels)] for i in range(24)]  # from nearly certain to nearly hopeless
+    prompts = [family.generate(level, random.Random(i)).prompt for i, level in enumerate(levels)]
 
     async def solved(strategy):
         results = await asyncio.gather(*(strategy.on(served).run(prompt) for prompt in prompts))
