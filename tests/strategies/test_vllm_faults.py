@@ -16,7 +16,7 @@ import traceback
 
 import pytest
 from aiohttp import web
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from howhard.strategies.backends.sse import EventDecoder, EventTooLong
@@ -824,6 +824,7 @@ FIELDS = st.one_of(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.lists(st.tuples(FIELDS, LINE_ENDS), min_size=1), max_size=4), st.data())
 def test_events_come_out_whole_however_the_bytes_are_cut(blocks, data):
     stream, expected = b"", []
