@@ -23,7 +23,7 @@ from . import cards, curves, reward
 from . import tokenizer as tokenizers
 from .export import export
 from .growing import grow
-from .sizes import JUDGED, PER_CELL, REWARD, SAPLING, SEEDLING, SIZES
+from .sizes import CORRUPTED, JUDGED, PER_CELL, REWARD, SAPLING, SEEDLING, SIZES
 from .trainer import fresh_model, train
 
 SHIPPED = ("tiny-small", "tiny-large")
@@ -61,13 +61,14 @@ def train_language_model(name: str, tokenizer: Tokenizer, options: argparse.Name
 
 
 def judged_solutions(tokenizer: Tokenizer, options: argparse.Namespace) -> list[reward.Judged]:
-    """Draw (or read back) the judged solutions of both models, mixed."""
+    """Draw (or read back) the judged solutions of both writers, and chains with slips made on purpose, mixed."""
     found: list[reward.Judged] = []
     for place, (name, (problems, n)) in enumerate(JUDGED.items()):
         model, _ = load(directory_of(name, options))
         found += reward.judged_rollouts(
             model, tokenizer, problems, n, seed=options.seed + 100 * place, path=options.work / f"judged-{name}"
         )
+    found += reward.corrupted_chains(tokenizer, CORRUPTED, seed=options.seed)
     random.Random(options.seed).shuffle(found)
     return found
 
@@ -121,8 +122,8 @@ def training_text(name: str, work: Path) -> str:
     if name == "tiny-prm":
         solutions = " and ".join(f"{a * n:,} of {model}" for model, (a, n) in JUDGED.items())
         return (
-            f"from the large sapling's weights, {kept['step']:,} steps of about 4,096 tokens; every step of {solutions}"
-            " judged by the families' exact solvers"
+            f"from the large sapling's weights, {kept['step']:,} steps of about 4,096 tokens; every step of {solutions} and of"
+            f" {CORRUPTED:,} chains with a slip made on purpose, judged by the families' exact solvers"
         )
     parts = [f"{kept['step']:,} steps, {kept['tokens'] / 1e6:.1f} M tokens"]
     parent = SIZES[name].grown_from

@@ -66,7 +66,10 @@ SIZES: dict[str, Size] = {
 JUDGED: dict[str, tuple[int, int]] = {"tiny-small": (8_000, 6), SAPLING: (3_000, 4)}
 """For the reward model: writer -> (problems, solutions of each)."""
 
-REWARD = Schedule(steps=1_500, muon_rate=0.004, adam_rate=0.001, decay_share=0.6)
+CORRUPTED = 30_000
+"""Chains with a slip made on purpose, for the reward model."""
+
+REWARD = Schedule(steps=2_000, muon_rate=0.006, adam_rate=0.001, decay_share=0.6)
 """The reward model's training, from the sapling's weights."""
 
 PER_CELL = 32

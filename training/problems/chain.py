@@ -68,6 +68,27 @@ class Chain:
         lines.append(f"Answer: {value}")
         return Problem(self.name, level, prompt, str(value), "numeric", "\n".join(lines))
 
+    def corrupted(self, problem: Problem, rng: random.Random) -> str:
+        """Write the solution with one wrong step, the steps after it computed rightly from the wrong number.
+
+        The slip is a result a little off or far off, or another operand than the prompt's.
+        """
+        lines = problem.solution.split("\n")[:-1]
+        wrong = rng.randrange(len(lines))
+        value = int(lines[0].split()[0])
+        for index, line in enumerate(lines):
+            _, sign, operand, _, _ = line.split()
+            taken = int(operand)
+            if index == wrong and rng.random() < 0.15:
+                taken = max(1, taken + rng.choice((-2, -1, 1, 2)))
+            result = apply(sign, value, taken)
+            if index == wrong and taken == int(operand):
+                slip = rng.randint(1, 10) if rng.random() < 0.6 else rng.randint(1, MODULUS - 1)
+                result = (result + rng.choice((-1, 1)) * slip) % MODULUS
+            lines[index] = f"{value} {sign} {taken} = {result}"
+            value = result
+        return "\n".join([*lines, f"Answer: {value}"])
+
     def step_labels(self, problem: Problem, solution_text: str) -> list[int]:
         """A line is right when it is the next operation on the last result, computed rightly."""
         numbers = re.sub(r"(?i)modulo 97", "", problem.prompt)
