@@ -17,12 +17,16 @@ from numpy.typing import NDArray
 from ..strategies.errors import ArtifactError
 from .artifact import Manifest, pack_arrays, read_artifact, unpack_arrays
 from .estimates import Estimates, Floats
+from .familiarity import Familiarity
 from .features import FeatureSpec, featurize
 from .trees import BoundForest, read_forest
 
 COST_MODEL = "cost.txt"
 ARRAYS = "arms.npz"
 MAX_LOG_COST_RATIO = 12.0
+STRANGE_SE = 4.0
+"""Standard error of every difference on a prompt unlike the training prompts: a guard of 0.25 or more then holds the
+fallback arm, whatever the trees say, unless the cost saved is worth more than any answer."""
 _AS_IT_IS = frozenset({"regression", "regression_l1", "huber", "fair", "quantile", "mape"})
 
 
@@ -40,6 +44,7 @@ def pack_predictor(
     se_inflation: Floats,
     calibration: tuple[Floats, Floats],
     latency: Floats | None = None,
+    familiarity: Familiarity | None = None,
 ) -> dict[str, bytes]:
     """Return the files of a predictor: what write_artifact takes.
 
@@ -51,6 +56,7 @@ def pack_predictor(
                      between.
     latency        : (a, q) seconds at the manifest's quantiles at the arm's mean cost, NaN for an arm never
                      timed.
+    familiarity    : what the training prompts looked like; None = every prompt counts as familiar.
     """
     arrays: dict[str, NDArray[Any]] = {
         "arm_features": np.asarray(arm_features, dtype=np.float64),
@@ -61,6 +67,11 @@ def pack_predictor(
     }
     if latency is not None:
         arrays["latency"] = np.asarray(latency, dtype=np.float64)
+    if familiarity is not None:
+        arrays["seen_mean"] = np.asarray(familiarity.mean, dtype=np.float64)
+        arrays["seen_weight"] = np.asarray(familiarity.weight, dtype=np.float64)
+        arrays["seen_centres"] = np.asarray(familiarity.centres, dtype=np.float64)
+        arrays["seen_limit"] = np.array([familiarity.limit], dtype=np.float64)
     files = {quality_model(i): text.encode() for i, text in enumerate(quality_models)}
     return {**files, COST_MODEL: cost_model.encode(), ARRAYS: pack_arrays(**arrays)}
 
@@ -85,6 +96,7 @@ class Predictor:
     calibration_x: Floats
     calibration_y: Floats
     latency: Floats | None
+    familiarity: Familiarity | None = None
 
     @classmethod
     def load(cls, directory: str | Path) -> "Predictor":
@@ -132,6 +144,9 @@ class Predictor:
         wanted |= {"calibration_x": (None,), "calibration_y": (None,)}
         if q:
             wanted["latency"] = (a, q)
+        if "seen_centres" in arrays:
+            seen = len(features.names)
+            wanted |= {"seen_mean": (seen,), "seen_weight": (seen,), "seen_centres": (None, seen), "seen_limit": (1,)}
         for name, shape in wanted.items():
             _check(arrays.get(name), name, shape, nan_ok=name == "latency")
         x, y = arrays["calibration_x"], arrays["calibration_y"]
@@ -158,6 +173,7 @@ class Predictor:
             calibration_x=x,
             calibration_y=y,
             latency=arrays["latency"] if q else None,
+            familiarity=_familiarity(arrays),
         )
 
     def bag_outputs(self, features: Floats) -> tuple[Floats, Floats]:
@@ -177,8 +193,9 @@ class Predictor:
         """Estimate every arm for prompt features (n, d), columns as in `self.features.names`.
 
         quality    = calibrated mean of the bags
-        benefit_se = se_inflation * standard deviation over the bags of (arm - fallback arm), before
-        calibration cost       = mean cost of the arm * exp(cost model), within e^-12 .. e^12 of the mean
+        benefit_se = se_inflation * standard deviation over the bags of (arm - fallback arm), before calibration;
+                     STRANGE_SE for prompts unlike the training prompts
+        cost       = mean cost of the arm * exp(cost model), within e^-12 .. e^12 of the mean
         latency    = quantiles of the arm * predicted cost / mean cost: a longer answer takes longer
         """
         bags, log_ratio = self.bag_outputs(features)
@@ -187,10 +204,14 @@ class Predictor:
         difference = bags - bags[:, at : at + 1]
         spread = difference.std(axis=2, ddof=1) if bags.shape[2] > 1 else np.zeros(quality.shape)
         ratio = np.exp(np.clip(log_ratio, -MAX_LOG_COST_RATIO, MAX_LOG_COST_RATIO))
+        benefit_se = self.se_inflation * spread
+        if self.familiarity is not None:
+            strange = self.familiarity.strange(features)[:, None] & (np.arange(len(self.arms)) != at)
+            benefit_se = np.where(strange, STRANGE_SE, benefit_se)
         return Estimates(
             arms=self.arms,
             quality=quality,
-            benefit_se=self.se_inflation * spread,
+            benefit_se=benefit_se,
             cost=self.cost_mean * ratio,
             latency=None if self.latency is None else self.latency * ratio[:, :, None],
             quantiles=self.quantiles,
@@ -201,6 +222,16 @@ class Predictor:
     def predict_texts(self, texts: Sequence[str]) -> Estimates:
         """Estimate every arm for prompts given as text."""
         return self.predict(featurize(texts, self.features))
+
+
+def _familiarity(arrays: Mapping[str, NDArray[Any]]) -> Familiarity | None:
+    """What the arrays say of the training prompts; None for a router that was written without it."""
+    if "seen_centres" not in arrays:
+        return None
+    if not len(arrays["seen_centres"]):
+        raise ArtifactError(f"{ARRAYS}: seen_centres is empty: train the router anew")
+    limit = float(arrays["seen_limit"][0])
+    return Familiarity(arrays["seen_mean"], arrays["seen_weight"], arrays["seen_centres"], limit)
 
 
 def _scale(objective: str, name: str) -> float:

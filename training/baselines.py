@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 
 from ..router.estimates import Estimates
-from .folds import Split, fold_of
+from .clusters import k_means, squared_distances
+from .folds import fold_of
 from .matrix import OutcomeMatrix
 
 
@@ -36,8 +37,8 @@ class Forecaster(Protocol):
         """What tables call it."""
         ...
 
-    def fit(self, train: OutcomeMatrix, features: np.ndarray, *, split: Split, seed: int) -> Forecast:
-        """Learn from the training prompts; `split` and `seed` make the inner folds of `validation`."""
+    def fit(self, train: OutcomeMatrix, features: np.ndarray, *, seed: int) -> Forecast:
+        """Learn from the training prompts; `seed` makes the inner folds of `validation`."""
         ...
 
 
@@ -78,9 +79,9 @@ class CellForecaster:
     n_cells: int = 10
     strength: float = 10.0
 
-    def fit(self, train: OutcomeMatrix, features: np.ndarray, *, split: Split, seed: int) -> Forecast:
+    def fit(self, train: OutcomeMatrix, features: np.ndarray, *, seed: int) -> Forecast:
         """Learn the cells and their means."""
-        return _cross_fit(self, train, features, split, seed)
+        return _cross_fit(self, train, features, seed)
 
     def learn(self, train: OutcomeMatrix, features: np.ndarray, seed: int) -> "_Learned":
         """Learn without inner folds."""
@@ -119,9 +120,9 @@ class NearestForecaster:
     k: int = 20
     strength: float = 5.0
 
-    def fit(self, train: OutcomeMatrix, features: np.ndarray, *, split: Split, seed: int) -> Forecast:
+    def fit(self, train: OutcomeMatrix, features: np.ndarray, *, seed: int) -> Forecast:
         """Keep the training prompts."""
-        return _cross_fit(self, train, features, split, seed)
+        return _cross_fit(self, train, features, seed)
 
     def learn(self, train: OutcomeMatrix, features: np.ndarray, seed: int) -> "_Learned":
         """Learn without inner folds."""
@@ -173,8 +174,8 @@ def _length_cells(train: OutcomeMatrix, features: np.ndarray, n_cells: int, seed
 def _cluster_cells(train: OutcomeMatrix, features: np.ndarray, n_cells: int, seed: int):
     """k-means of the standardised features."""
     scale = _Scaler(features)
-    centres = _k_means(scale(features), min(n_cells, max(2, len(train) // 20)), seed)
-    return lambda prompts, x: _squared_distances(scale(x), centres).argmin(axis=1)
+    centres = k_means(scale(features), min(n_cells, max(2, len(train) // 20)), seed)
+    return lambda prompts, x: squared_distances(scale(x), centres).argmin(axis=1)
 
 
 def _group_cells(train: OutcomeMatrix, features: np.ndarray, n_cells: int, seed: int):
@@ -206,35 +207,13 @@ class _Scaler:
         return np.clip(x[:, self._keep], -6, 6)
 
 
-def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (x * x).sum(axis=1)[:, None] - 2 * x @ y.T + (y * y).sum(axis=1)[None, :]
-
-
 def _nearest(x: np.ndarray, known: np.ndarray, k: int, block: int = 512) -> np.ndarray:
     """Positions (n, k) of the k nearest known rows, block by block to bound the memory."""
     found = [
-        np.argpartition(_squared_distances(x[i : i + block], known), k - 1, axis=1)[:, :k]
+        np.argpartition(squared_distances(x[i : i + block], known), k - 1, axis=1)[:, :k]
         for i in range(0, len(x), block)
     ]
     return np.concatenate(found)
-
-
-def _k_means(x: np.ndarray, k: int, seed: int, *, rounds: int = 25) -> np.ndarray:
-    """Centres (k, d) by Lloyd's algorithm from k-means++ seeds."""
-    rng = np.random.default_rng(seed)
-    centres = x[rng.integers(len(x))][None, :]
-    gap = _squared_distances(x, centres)[:, 0].clip(min=0)
-    while len(centres) < k and gap.sum() > 0:
-        centres = np.vstack([centres, x[rng.choice(len(x), p=gap / gap.sum())]])
-        gap = np.minimum(gap, _squared_distances(x, centres[-1:])[:, 0].clip(min=0))
-    for _ in range(rounds):
-        nearest = _squared_distances(x, centres).argmin(axis=1)
-        own = [x[nearest == i] for i in range(len(centres))]
-        moved = np.stack([mine.mean(axis=0) if len(mine) else was for mine, was in zip(own, centres, strict=True)])
-        if np.allclose(moved, centres, atol=1e-4):
-            break
-        centres = moved
-    return centres
 
 
 # ── shared ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -259,8 +238,8 @@ class _CrossFitted:
         return self.look_up(prompts, features)
 
 
-def _cross_fit(learner: _Learner, train: OutcomeMatrix, x: np.ndarray, split: Split, seed: int) -> _CrossFitted:
-    fold = fold_of(train.families, split=split, folds=4, seed=seed)
+def _cross_fit(learner: _Learner, train: OutcomeMatrix, x: np.ndarray, seed: int) -> _CrossFitted:
+    fold = fold_of(train.families, split="prompt", folds=4, seed=seed)
     parts = []
     for k in range(int(fold.max()) + 1):
         inside, outside = fold == k, fold != k

@@ -24,6 +24,7 @@ from .curves import Interval, aiq, hull_cost, hull_points, hull_quality, interva
 from .fit import FitSettings, RouterForecaster, choose_value, value_grid
 from .folds import Split, fold_of
 from .matrix import OutcomeMatrix, best_fixed
+from .threads import one_thread
 
 Progress = Callable[[int, int], None]
 
@@ -156,6 +157,7 @@ class CrossFit:
     value: np.ndarray
 
 
+@one_thread()
 def cross_fit(
     matrix: OutcomeMatrix,
     forecaster: Forecaster | None = None,
@@ -169,8 +171,9 @@ def cross_fit(
 ) -> CrossFit:
     """Estimate every prompt with models fitted on the other folds; None = the router's own forecaster.
 
-    With split = "group" whole families are left out, in the inner folds too. Raises TableError when the table has too
-    few families for that.
+    With split = "group" whole families are left out, but for the inner folds, which are made as for a router that is
+    to be served: it shall be seen what such a router does on families that nobody foresaw. Raises TableError when the
+    table has too few families for that.
     """
     settings = settings or FitSettings(seed=seed)
     forecaster = forecaster or RouterForecaster(settings)
@@ -182,15 +185,15 @@ def cross_fit(
     for i in range(k):
         test, train = fold == i, fold != i
         learned = matrix.rows(train)
-        inner: Split = split if len(set(learned.families)) > 1 else "prompt"
-        forecast = forecaster.fit(learned, features[train], split=inner, seed=seed)
-        value[test] = choose_value(forecast.validation, learned, settings=settings, split=inner)
+        forecast = forecaster.fit(learned, features[train], seed=seed)
+        value[test] = choose_value(forecast.validation, learned, settings=settings)
         parts.append((test, forecast.predict(matrix.rows(test), features[test])))
         if progress is not None:
             progress(i + 1, k)
     return CrossFit(estimates=stitch(parts, matrix), fold=fold, value=value)
 
 
+@one_thread()
 def evaluate(
     matrix: OutcomeMatrix,
     *,
@@ -279,6 +282,7 @@ class RouterLike(Protocol):
         ...
 
 
+@one_thread()
 def evaluate_router(
     router: RouterLike,
     matrix: OutcomeMatrix,
@@ -311,7 +315,7 @@ def evaluate_router(
         learned = train.columns(held.arms).complete()
         x, held_x = featurize(learned.texts, spec), featurize(held.texts, spec)
         for forecaster in standard_baselines(len(set(learned.groups))):
-            forecast = forecaster.fit(learned, x, split="prompt", seed=seed)
+            forecast = forecaster.fit(learned, x, seed=seed)
             chosen = value
             if chosen is None:
                 chosen = choose_value(forecast.validation, learned, settings=FitSettings(), policy=router.policy)

@@ -6,6 +6,7 @@ Nothing is computed here; evaluate.py did that.
 import io
 import itertools
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,8 @@ def evaluation_text(e: Evaluation, *, width: int = WIDTH) -> str:
     )
     if e.folds > 1:
         head += f", {e.folds} folds"
-    return "\n".join([head, _table(e, width), *_sentences(e), *(f"Note: {note}." for note in e.notes)])
+    told = [*_sentences(e), *(f"Note: {note}." for note in e.notes)]
+    return "\n".join([head, _table(e, width), *(textwrap.fill(x, width, subsequent_indent="  ") for x in told)])
 
 
 def _table(e: Evaluation, width: int) -> str:
@@ -121,8 +123,7 @@ def _sentences(e: Evaluation) -> list[str]:
         f"At {_number(e.value)} for a correct answer, share of the utility from the best fixed arm to the peeking "
         f"oracle: {_bracket(e.oracle_gap)}{beside}.",
         f"Estimates: Brier skill {_bracket(estimates.brier_skill)}, of the differences between arms "
-        f"{_bracket(estimates.benefit_skill)};",
-        f"  calibration error {_share(estimates.calibration_error)} "
+        f"{_bracket(estimates.benefit_skill)}; calibration error {_share(estimates.calibration_error)} "
         f"(of a perfect forecaster, by chance: {_share(estimates.perfect_calibration_error)}).",
         f"Picks: {_picks(router)}.",
         f"The guard held the fallback arm on {100 * e.fallback_share:.0f} % of the prompts.",

@@ -35,7 +35,7 @@ FORECASTERS = [
 @pytest.mark.parametrize("forecaster", FORECASTERS, ids=lambda f: f.name)
 def test_every_baseline_gives_estimates_for_new_prompts_and_for_its_own_out_of_fold(forecaster, halves):
     train, x, test, x_test, _ = halves
-    forecast = forecaster.fit(train, x, split="prompt", seed=0)
+    forecast = forecaster.fit(train, x, seed=0)
     estimates = forecast.predict(test, x_test)
     for e, n in ((estimates, len(test)), (forecast.validation, len(train))):
         assert e.quality.shape == (n, 3)
@@ -48,7 +48,7 @@ def test_every_baseline_gives_estimates_for_new_prompts_and_for_its_own_out_of_f
 @pytest.mark.parametrize("forecaster", FORECASTERS, ids=lambda f: f.name)
 def test_no_baseline_reads_the_outcomes_of_the_prompts_it_estimates(forecaster, halves):
     train, x, test, x_test, _ = halves
-    forecast = forecaster.fit(train, x, split="prompt", seed=0)
+    forecast = forecaster.fit(train, x, seed=0)
     blank = dataclasses.replace(
         test, quality=np.full(test.quality.shape, np.nan), cost=np.full(test.cost.shape, np.nan)
     )
@@ -61,21 +61,21 @@ def test_a_prompts_own_outcome_is_not_in_its_out_of_fold_estimate(halves):
     flipped[0] = 1 - flipped[0]
     other = dataclasses.replace(train, quality=flipped)
     for forecaster in FORECASTERS:
-        before = forecaster.fit(train, x, split="prompt", seed=0).validation.quality[0]
-        after = forecaster.fit(other, x, split="prompt", seed=0).validation.quality[0]
+        before = forecaster.fit(train, x, seed=0).validation.quality[0]
+        after = forecaster.fit(other, x, seed=0).validation.quality[0]
         assert before.tolist() == after.tolist(), forecaster.name
 
 
 @pytest.mark.parametrize("forecaster", FORECASTERS[1:], ids=lambda f: f.name)
 def test_baselines_that_see_the_kind_of_prompt_come_near_the_truth(forecaster, halves):
     train, x, test, x_test, truth = halves
-    found = forecaster.fit(train, x, split="prompt", seed=0).predict(test, x_test).quality
+    found = forecaster.fit(train, x, seed=0).predict(test, x_test).quality
     assert np.abs(found - truth).mean() < 0.15
 
 
 def test_group_means_are_shrunk_as_the_formula_says(halves):
     train, x, test, x_test, _ = halves
-    found = CellForecaster("group", strength=10.0).fit(train, x, split="prompt", seed=0).predict(test, x_test)
+    found = CellForecaster("group", strength=10.0).fit(train, x, seed=0).predict(test, x_test)
     mine = np.array(train.groups) == test.groups[0]
     brute = (train.quality[mine].sum(axis=0) + 10 * train.quality.mean(axis=0)) / (mine.sum() + 10)
     assert found.quality[0] == pytest.approx(brute)
@@ -84,13 +84,13 @@ def test_group_means_are_shrunk_as_the_formula_says(halves):
 def test_a_group_never_seen_has_the_arms_means(halves):
     train, x, test, x_test, _ = halves
     strange = dataclasses.replace(test, groups=("unheard of",) * len(test))
-    found = CellForecaster("group").fit(train, x, split="prompt", seed=0).predict(strange, x_test).quality
+    found = CellForecaster("group").fit(train, x, seed=0).predict(strange, x_test).quality
     assert found[0] == pytest.approx(train.quality.mean(axis=0))
 
 
 def test_nearest_is_the_mean_of_the_k_nearest_by_brute_force(halves):
     train, x, test, x_test, _ = halves
-    found = NearestForecaster(k=7, strength=0.0).fit(train, x, split="prompt", seed=0).predict(test, x_test)
+    found = NearestForecaster(k=7, strength=0.0).fit(train, x, seed=0).predict(test, x_test)
     root = np.where(x.min(axis=0) >= 0, np.sqrt(np.maximum(x, 0)), x)
     root_test = np.where(x.min(axis=0) >= 0, np.sqrt(np.maximum(x_test, 0)), x_test)
     keep = root.std(axis=0) > 1e-6

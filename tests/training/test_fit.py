@@ -7,6 +7,7 @@ import pytest
 from howhard.router.artifact import BackendFacts, unpack_arrays
 from howhard.router.objective import Objective
 from howhard.router.policy import UtilityPolicy
+from howhard.router.predictor import STRANGE_SE
 from howhard.router.router import Router
 from howhard.strategies.base import Prices
 from howhard.strategies.errors import ArtifactError, ConfigError, TableError
@@ -113,7 +114,7 @@ def test_specs_become_features_of_the_arms(world):
 
 def test_the_uncertainty_is_larger_where_whole_families_are_left_out(world):
     by_prompt = fit(world.matrix).validation.benefit_se[0]
-    by_group = fit(world.matrix, split="group").validation.benefit_se[0]
+    by_group = fit(world.matrix, settings=FitSettings(split="group")).validation.benefit_se[0]
     assert by_group.max() > 1.5 * by_prompt.max()
 
 
@@ -142,6 +143,24 @@ def test_free_arms_have_one_value(world):
     assert fit(free, settings=FitSettings(rounds=3)).value == 1.0
 
 
+def test_prompts_unlike_the_training_prompts_go_to_the_fallback_arm(world, fitted):
+    strange = ["SELECT COUNT(*) FROM t WHERE x >= 10; -- why is it slow?", "```python\ndef f(x): return x**2\n```"]
+    e = fitted.predictor.predict_texts([*strange, *world.matrix.texts])
+    others = [j for j, arm in enumerate(e.arms) if arm != e.fallback]
+    assert (e.benefit_se[:2, others] == STRANGE_SE).all()
+    choices = fitted.settings.policy.choose(e, Objective(value=fitted.value))
+    assert [e.arms[i] for i in choices.index[:2]] == [e.fallback] * 2
+    assert (e.benefit_se[2:, others] == STRANGE_SE).mean() < 0.08
+    assert (e.benefit_se[:, e.index(e.fallback)] == 0).all()
+
+
+def test_the_share_of_known_prompts_that_counts_as_strange_is_what_was_asked(world):
+    for share in (0.0, 0.2):
+        found = fit(world.matrix, settings=FitSettings(rounds=2, strange_share=share)).validation
+        strange = (found.benefit_se == STRANGE_SE).any(axis=1).mean()
+        assert strange == pytest.approx(share, abs=0.01)
+
+
 def test_progress_counts_every_model(world):
     seen = []
     fit(world.matrix, settings=FitSettings(rounds=2), progress=lambda done, total: seen.append((done, total)))
@@ -158,7 +177,7 @@ def test_tables_that_no_router_can_be_fitted_on_are_errors(world):
     with pytest.raises(TableError, match="arm 'large/single' has no outcome in the table"):
         fit(empty)
     with pytest.raises(TableError, match="needs two families"):
-        fit(dataclasses.replace(matrix, families=("one",) * len(matrix)), split="group")
+        fit(dataclasses.replace(matrix, families=("one",) * len(matrix)), settings=FitSettings(split="group"))
 
 
 def test_settings_out_of_range_are_errors_that_name_them():

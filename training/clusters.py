@@ -1,0 +1,26 @@
+"""k-means in a few lines of numpy: exact, seeded, and without a pool of threads."""
+
+import numpy as np
+
+
+def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Squared distances (n, m) between the rows of x (n, d) and of y (m, d)."""
+    return (x * x).sum(axis=1)[:, None] - 2 * x @ y.T + (y * y).sum(axis=1)[None, :]
+
+
+def k_means(x: np.ndarray, k: int, seed: int, *, rounds: int = 25) -> np.ndarray:
+    """Centres (k, d) by Lloyd's algorithm from k-means++ seeds."""
+    rng = np.random.default_rng(seed)
+    centres = x[rng.integers(len(x))][None, :]
+    gap = squared_distances(x, centres)[:, 0].clip(min=0)
+    while len(centres) < k and gap.sum() > 0:
+        centres = np.vstack([centres, x[rng.choice(len(x), p=gap / gap.sum())]])
+        gap = np.minimum(gap, squared_distances(x, centres[-1:])[:, 0].clip(min=0))
+    for _ in range(rounds):
+        nearest = squared_distances(x, centres).argmin(axis=1)
+        own = [x[nearest == i] for i in range(len(centres))]
+        moved = np.stack([mine.mean(axis=0) if len(mine) else was for mine, was in zip(own, centres, strict=True)])
+        if np.allclose(moved, centres, atol=1e-4):
+            break
+        centres = moved
+    return centres
