@@ -246,8 +246,8 @@ def config_() -> None:
     print(EXAMPLE, end="")
 
 
-def _config(path: Path | None, *, url: str | None, model: str | None, api_key_env: str | None, required: bool = True):
-    """The configuration from a file, or the one that a URL and a model name stand for."""
+def _config(path: Path | None, *, url: str | None, model: str | None, api_key_env: str | None) -> "Config | None":
+    """The configuration from a file, or the one that a URL and a model name stand for; None without either."""
     from ..strategies.errors import ConfigError
     from .config import for_server, load_config
 

@@ -1,6 +1,7 @@
 """A configuration is checked whole, and an error names the field, the value and the remedy."""
 
 import pytest
+
 from howhard.strategies.errors import ConfigError
 from howhard.training.config import EXAMPLE, for_server, load_config, parse_config
 
