@@ -63,7 +63,7 @@ class FitSettings:
     centres, strange_share : of familiarity: the number of centres of the training prompts (at most one for 15
                     prompts), and the share of prompts like them that counts as strange all the same. Strange prompts
                     go to the fallback arm: on whole families left out of BIG-Bench Hard this cut the loss against the
-                    best fixed arm from .079 to .018, and cost .03 of the savings on prompts of known families.
+                    best fixed arm from .079 to .018, and cost .04 of the savings on prompts of known families.
     seed          : of folds and trees; equal seeds and data give equal bytes.
     """
 
