@@ -257,6 +257,8 @@ class TrainReport:
 
     out: Path
     router_version: str
+    n_learned: int
+    seed: int
     report: Report
     run_id: str
     tracking_uri: str
@@ -278,6 +280,8 @@ class TrainReport:
         return {
             "out": str(self.out),
             "router_version": self.router_version,
+            "n_learned": self.n_learned,
+            "seed": self.seed,
             "run_id": self.run_id,
             "tracking_uri": self.tracking_uri,
             "model_version": self.model_version,
@@ -363,6 +367,8 @@ def train(
     return TrainReport(
         out=out,
         router_version=router.version,
+        n_learned=len(learned),
+        seed=seed,
         report=report,
         run_id=run_id,
         tracking_uri=uri,
