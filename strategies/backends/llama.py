@@ -40,6 +40,7 @@ class LlamaConfig:
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-5
     eos_token_id: int = 0
+    newline_token_id: int = 3
 
     @classmethod
     def read(cls, directory: Path | str) -> LlamaConfig:
@@ -342,28 +343,84 @@ def step_ends(ids: Sequence[int], start: int, *, newline: int, end: int) -> list
     return [place for place in range(start, len(ids)) if ids[place] in (newline, end)]
 
 
+class RewardHead(nn.Module):
+    """One number from the last hidden state and from how unlikely the solution's least likely token was."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, width))
+        self.bias = nn.Parameter(torch.full((1,), 2.0))
+        self.likelihood = nn.Parameter(torch.ones(1))
+
+    def forward(self, hidden: Tensor, least: Tensor) -> Tensor:
+        """(..., width) hidden states and (...) log-probabilities -> (...) logits."""
+        return F.linear(hidden, self.weight).squeeze(-1) + self.bias + self.likelihood * least
+
+
 class RewardModel(nn.Module):
-    """The same trunk with a head of one number: the chance that the text so far is still on a right way."""
+    """The same trunk with a head of one number: the chance that the text so far is still on a right way.
+
+    The trunk stays a language model, and its surprise is evidence: the head sees, beside the last hidden state, the
+    log-probability of the least likely token of the solution so far. (What should follow "58 + 85 =" is known in the
+    last layer only, so no layer is left to compare it with what did follow; a head on the hidden state alone never
+    learned to check a sum.) The solution begins after the first newline, `config.newline_token_id`.
+    """
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
+        if config.hidden_size != config.num_attention_heads * config.head_dim:
+            raise ValueError("a reward model's width must be that of its heads together")
         self.trunk = Llama(config)
-        self.score = nn.Linear(config.hidden_size, 1, bias=False)
+        self.score = RewardHead(config.hidden_size)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(B, T) token ids, padded on the right -> (B, T) logits, one at every token."""
-        return self.score(self.trunk.hidden(ids)).squeeze(-1)
+        hidden = self.trunk.hidden(ids)
+        nothing = hidden.new_zeros(len(ids), hidden.shape[-1])
+        logits, _, _ = self._judge(hidden, ids, nothing, hidden.new_zeros(len(ids)), hidden.new_zeros(len(ids)))
+        return logits
+
+    def _judge(
+        self, hidden: Tensor, ids: Tensor, last: Tensor, least: Tensor, inside: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Judge new tokens: hidden (B, T, width) after them, ids (B, T), and what stood before them.
+
+        last : (B, width) the hidden state before.   least : (B,) the lowest log-probability before, 0 if none.
+        inside : (B,) 1 where the solution has begun. Returns logits, least and inside after every token, (B, T).
+        """
+        before = torch.cat((last[:, None].to(hidden.dtype), hidden[:, :-1]), dim=1)
+        predicted = torch.log_softmax(self.trunk.head(before).float(), dim=-1)
+        own = predicted.gather(-1, ids[..., None]).squeeze(-1)
+        newlines = (ids == self.trunk.config.newline_token_id).long()
+        begun = newlines.cumsum(1) + inside[:, None]
+        own = torch.where(begun - newlines > 0, own, 0.0)
+        lowest = torch.minimum(torch.cummin(own, dim=1).values, least[:, None].float())
+        return self.score(hidden.float(), lowest), lowest, (begun > 0).to(lowest.dtype)
 
     @torch.inference_mode()
     def read(
         self, pasts: Sequence[Tensor | None], news: Sequence[Sequence[int]]
     ) -> tuple[list[list[float]], list[Tensor]]:
-        """Go on reading texts; arguments and second result as for `Llama.read`.
+        """Go on reading texts; arguments and second result as for `Llama.read`, with one more layer in each cache.
 
+        That layer holds what the head goes on from: the hidden state after each token, and (in the first half's first
+        head) the lowest log-probability so far and whether the solution has begun.
         Returns the chance in [0, 1] after every new token, one list per text, and what was read.
         """
-        hidden, caches = self.trunk.read(pasts, news)
-        chances = torch.sigmoid(self.score(hidden).squeeze(-1).float()).tolist()
+        hidden, caches = self.trunk.read([None if past is None else past[:-1] for past in pasts], news)
+        c, (rows, width, _) = self.trunk.config, hidden.shape
+        last, least, inside = hidden.new_zeros(rows, c.hidden_size), hidden.new_zeros(rows), hidden.new_zeros(rows)
+        for row, past in enumerate(pasts):
+            if past is not None:
+                last[row] = past[-1, 1, :, -1].flatten()
+                least[row], inside[row] = past[-1, 0, 0, -1, 0], past[-1, 0, 0, -1, 1]
+        ids = torch.tensor([[*new, *[0] * (width - len(new))] for new in news], device=hidden.device)
+        logits, lowest, begun = self._judge(hidden, ids, last, least, inside)
+        kept = hidden.new_zeros(rows, 1, 2, c.num_attention_heads, width, c.head_dim)
+        kept[:, 0, 0, 0, :, 0], kept[:, 0, 0, 0, :, 1] = lowest, begun
+        kept[:, 0, 1] = hidden.unflatten(-1, (c.num_attention_heads, c.head_dim)).transpose(1, 2)
+        chances = torch.sigmoid(logits).tolist()
+        caches = [torch.cat((cache, kept[row, ..., : cache.shape[-2], :])) for row, cache in enumerate(caches)]
         return [row[: len(new)] for row, new in zip(chances, news, strict=True)], caches
 
     def score_steps(

@@ -122,8 +122,9 @@ def training_text(name: str, work: Path) -> str:
     if name == "tiny-prm":
         solutions = " and ".join(f"{a * n:,} of {model}" for model, (a, n) in JUDGED.items())
         return (
-            f"from the large sapling's weights, {kept['step']:,} steps of about 4,096 tokens; every step of {solutions} and of"
-            f" {CORRUPTED:,} chains with a slip made on purpose, judged by the families' exact solvers"
+            f"from the large sapling's weights, {kept['step']:,} steps of about 4,096 "
+            f"tokens; every step of {solutions} and of {CORRUPTED:,} chains with a slip made on purpose, judged by the "
+            "families' exact solvers"
         )
     parts = [f"{kept['step']:,} steps, {kept['tokens'] / 1e6:.1f} M tokens"]
     parent = SIZES[name].grown_from

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
 from torch.nn import functional as F
 
 from ...strategies.backends.llama import Llama, RewardModel
@@ -25,7 +24,7 @@ from ..problems.families import FAMILIES, Problem
 from . import data
 from .rollouts import Rollout, sample, text_of
 from .tokenizer import END
-from .trainer import Optimizer, Schedule, save_checkpoint
+from .trainer import Optimizer, Schedule, compiled, save_checkpoint
 
 VALIDATION = 512
 """Judged solutions (the first ones) that are kept out of training."""
@@ -150,7 +149,6 @@ def train_reward(
     torch.manual_seed(seed)
     model = RewardModel(base.config)
     model.trunk.load_state_dict(base.state_dict())
-    nn.init.zeros_(model.score.weight)
     optimizer = Optimizer(model, schedule)
     step = 0
     if checkpoint.exists():
@@ -160,13 +158,13 @@ def train_reward(
         step = kept["step"]
     held_out, training = judged[:VALIDATION], judged[VALIDATION:]
     batches = data.by_length([len(one.ids) for one in training], tokens)
-    forward = torch.compile(model.forward, dynamic=True)
+    compiled(model.trunk, in_place=True)
     began, first, saved = time.monotonic(), step, time.monotonic()
 
-    def loss_on(batch: Sequence[Judged], run) -> torch.Tensor:
+    def loss_on(batch: Sequence[Judged]) -> torch.Tensor:
         ids, labels = tensors(batch)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = run(ids)
+            logits = model(ids)
         wanted = labels >= 0
         return F.binary_cross_entropy_with_logits(logits.float()[wanted], labels[wanted])
 
@@ -175,7 +173,7 @@ def train_reward(
         epoch, place = divmod(step, len(batches))
         order = list(range(len(batches)))
         random.Random(f"reward/{seed}/{epoch}").shuffle(order)
-        loss = loss_on([training[i] for i in batches[order[place]]], forward)
+        loss = loss_on([training[i] for i in batches[order[place]]])
         loss.backward()
         optimizer.step(step)
         step += 1
@@ -190,7 +188,7 @@ def train_reward(
         if step % 250 == 0 or step == schedule.steps:
             with torch.no_grad():
                 print(
-                    f"tiny-prm: validation loss {loss_on(held_out, model.forward).item():.3f}",
+                    f"tiny-prm: validation loss {loss_on(held_out).item():.3f}",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -69,7 +69,7 @@ JUDGED: dict[str, tuple[int, int]] = {"tiny-small": (8_000, 6), SAPLING: (3_000,
 CORRUPTED = 30_000
 """Chains with a slip made on purpose, for the reward model."""
 
-REWARD = Schedule(steps=2_000, muon_rate=0.006, adam_rate=0.001, decay_share=0.6)
+REWARD = Schedule(steps=800, muon_rate=0.001, adam_rate=0.0005, decay_share=0.8)
 """The reward model's training, from the sapling's weights."""
 
 PER_CELL = 32
