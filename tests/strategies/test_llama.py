@@ -115,3 +115,28 @@ def test_an_architecture_that_is_not_computed_here_is_refused(model, tmp_path):
         "num_attention_heads": 2, "num_key_value_heads": 1}))
     with pytest.raises(ValueError, match="as many key heads"):
         LlamaConfig.read(tmp_path)
+
+
+def test_reading_on_from_what_was_read_gives_the_scores_of_one_reading():
+    torch.manual_seed(4)
+    judge = RewardModel(CONFIG)
+    torch.nn.init.normal_(judge.score.weight)
+    judge.requires_grad_(False)
+    judge.trunk.freeze()
+    texts = [[5, 6, 3, 7, 8, 3, 9, 2], [9, 3, 4, 4, 10, 2]]
+    whole, _ = judge.read([None, None], texts)
+    for text, expected in zip(texts, whole, strict=True):
+        assert torch.sigmoid(judge(torch.tensor([text])))[0].tolist() == pytest.approx(expected, abs=1e-5)
+    first, pasts = judge.read([None, None], [text[:4] for text in texts])
+    rest, _ = judge.read(pasts, [text[4:] for text in texts])
+    for head, tail, expected in zip(first, rest, whole, strict=True):
+        assert [*head, *tail] == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_unlikely_token_of_the_solution_lowers_every_score_after_it_and_one_of_the_prompt_none():
+    torch.manual_seed(6)
+    judge = RewardModel(CONFIG)
+    judge.trunk.freeze()
+    scores, _ = judge.read([None], [[5, 6, 7, 3, 8, 9, 10, 11, 2]])
+    assert scores[0][:4] == pytest.approx([scores[0][0]] * 4)  # the prompt and its newline
+    assert all(later <= earlier for earlier, later in zip(scores[0][3:], scores[0][4:], strict=False))

@@ -162,18 +162,20 @@ def _f(value: float) -> str:
 
 
 def curves_table(cells: Mapping[str, Mapping], model: str) -> str:
-    """One row per cell: single pass, coverage at 8, votes of 8, best-of-4 / 8 / 16 by the reward model, tokens."""
+    """One row per cell: single pass, the other model's, coverage at 8, votes of 8, best-of-N by the reward model."""
+    other = "tiny-small" if model == "tiny-large" else "tiny-large"
     rows = [
-        "| family-level | single pass (± s.e.) | one of 8 right | votes of 8 | tiny-prm best of 4 / 8 / 16 | tokens |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| family-level | single pass (± s.e.) | {other}'s | one of 8 right | votes of 8 | tiny-prm best of 4 / 8 / 16 "
+        "| tokens |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for key, cell in cells.items():
         own = cell[model]
         voted = _f(by_n(own["votes"], 8)) if "votes" in own else "(exact check)"
         judged = " / ".join(_f(by_n(own["best_of_prm"], n)) for n in (4, 8, 16))
         rows.append(
-            f"| {key} | {_f(own['pass'])} ± {_f(own['pass_se'])} | {_f(by_n(own['coverage'], 8))} | {voted} | "
-            f"{judged} | {own['tokens']:.0f} |"
+            f"| {key} | {_f(own['pass'])} ± {_f(own['pass_se'])} | {_f(cell[other]['pass'])} | "
+            f"{_f(by_n(own['coverage'], 8))} | {voted} | {judged} | {own['tokens']:.0f} |"
         )
     return "\n".join(rows)
 

@@ -24,7 +24,7 @@ def export(model: Llama | RewardModel, tokenizer: Tokenizer, directory: Path) ->
     config: LlamaConfig = (model.trunk if isinstance(model, RewardModel) else model).config
     end, pad = tokenizer.token_to_id(END), tokenizer.token_to_id(PAD)
     content: dict[str, object] = {
-        "architectures": ["LlamaForSequenceClassification" if reward else "LlamaForCausalLM"],
+        "architectures": ["HowhardStepReward" if reward else "LlamaForCausalLM"],
         "model_type": "llama",
         "attention_bias": False,
         "attention_dropout": 0.0,
