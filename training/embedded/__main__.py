@@ -147,13 +147,13 @@ def write_cards(options: argparse.Namespace) -> None:
             "text-generation",
         ),
         "tiny-large": (
-            "The dear writer of the pair, for the same four kinds of problems; the first table says where it is better.",
+            "The dear writer of the pair, for the same four kinds of problems; the table says where it is better.",
             "text-generation",
         ),
         "tiny-prm": (
             "A process reward model: scores each step of a solution of tiny-small or tiny-large with the "
-            "chance that it is\nstill on a right way, read at the newline or end token that closes the step. Beside the "
-            "last hidden state its head sees how\nunlikely the least likely token so far was (the trunk still is a "
+            "chance that it is\nstill on a right way, read at the newline or end token that closes the step. Beside "
+            "the last hidden state its head sees how\nunlikely the least likely token so far was (the trunk still is a "
             "language model), so load it with\n`howhard.strategies.backends.llama.load_reward`; a plain score head of "
             "transformers has no place for that.",
             "text-classification",

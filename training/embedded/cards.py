@@ -165,8 +165,8 @@ def curves_table(cells: Mapping[str, Mapping], model: str) -> str:
     """One row per cell: single pass, the other model's, coverage at 8, votes of 8, best-of-N by the reward model."""
     other = "tiny-small" if model == "tiny-large" else "tiny-large"
     rows = [
-        f"| family-level | single pass (± s.e.) | {other}'s | one of 8 right | votes of 8 | tiny-prm best of 4 / 8 / 16 "
-        "| tokens |",
+        f"| family-level | single pass (± s.e.) | {other} | one of 8 right | votes of 8 | tiny-prm best of 4, 8, 16 | "
+        "tokens |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for key, cell in cells.items():

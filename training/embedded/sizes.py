@@ -72,5 +72,5 @@ CORRUPTED = 30_000
 REWARD = Schedule(steps=800, muon_rate=0.001, adam_rate=0.0005, decay_share=0.8)
 """The reward model's training, from the sapling's weights."""
 
-PER_CELL = 32
+PER_CELL = 96
 """Prompts per family and level for the measured figures."""
