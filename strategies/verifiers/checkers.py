@@ -13,22 +13,28 @@ __all__ = ["CHECKERS", "countdown", "path"]
 
 _LIST = r"(?P<numbers>\d{1,9}(?:, ?\d{1,9})*,? and \d{1,9}|\d{1,9}(?:, ?\d{1,9})+)"
 _TARGET = r"(?P<target>\d{1,9})"
-_COUNTDOWN = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (
-    rf"\s*use (?:the numbers )?{_LIST} to (?:make|reach|get) {_TARGET}[.!]?\s*",
-    rf"\s*make {_TARGET} from (?:the numbers )?{_LIST}[.!]?\s*",
-    rf"\s*combine {_LIST},? each exactly once, to (?:make|reach|get) {_TARGET}[.!]?\s*",
-    rf"\s*with {_LIST} and the four operations, (?:make|reach|get) {_TARGET}[.!]?\s*",
-))
+_COUNTDOWN = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"\s*use (?:the numbers )?{_LIST} to (?:make|reach|get) {_TARGET}[.!]?\s*",
+        rf"\s*make {_TARGET} from (?:the numbers )?{_LIST}[.!]?\s*",
+        rf"\s*combine {_LIST},? each exactly once, to (?:make|reach|get) {_TARGET}[.!]?\s*",
+        rf"\s*with {_LIST} and the four operations, (?:make|reach|get) {_TARGET}[.!]?\s*",
+    )
+)
 _JOIN = re.compile(r"(\d{1,18}) ?([-+*/]) ?(\d{1,18}) ?= ?(\d{1,18})", re.ASCII)
 _ANSWER = re.compile(r"Answer: ?(\d{1,18})", re.ASCII)
 
 _ROADS = r"(?P<roads>[A-Z] ?- ?[A-Z](?:, ?[A-Z] ?- ?[A-Z])*)"
-_PATH = tuple(re.compile(pattern) for pattern in (
-    rf"\s*Roads: {_ROADS}\. Find a path from (?P<start>[A-Z]) to (?P<goal>[A-Z])\.?\s*",
-    rf"\s*Go from (?P<start>[A-Z]) to (?P<goal>[A-Z]) without visiting a town twice\. The roads are {_ROADS}\.?\s*",
-    rf"\s*There are roads {_ROADS}\. Which roads lead from (?P<start>[A-Z]) to (?P<goal>[A-Z])\?\s*",
-    rf"\s*From (?P<start>[A-Z]), reach (?P<goal>[A-Z]) using these roads: {_ROADS}\.?\s*",
-))
+_PATH = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"\s*Roads: {_ROADS}\. Find a path from (?P<start>[A-Z]) to (?P<goal>[A-Z])\.?\s*",
+        rf"\s*Go from (?P<start>[A-Z]) to (?P<goal>[A-Z]) without visiting a town twice\. The roads are {_ROADS}\.?\s*",
+        rf"\s*There are roads {_ROADS}\. Which roads lead from (?P<start>[A-Z]) to (?P<goal>[A-Z])\?\s*",
+        rf"\s*From (?P<start>[A-Z]), reach (?P<goal>[A-Z]) using these roads: {_ROADS}\.?\s*",
+    )
+)
 _ROAD = re.compile(r"([A-Z]) ?- ?([A-Z])")
 
 
@@ -69,8 +75,11 @@ def countdown(prompt: str, solution: str) -> bool | None:
                 return False
             left.remove(number)
         true = {
-            "+": first + second == result, "-": first - second == result, "*": first * second == result,
-            "/": second != 0 and second * result == first}[join[2]]
+            "+": first + second == result,
+            "-": first - second == result,
+            "*": first * second == result,
+            "/": second != 0 and second * result == first,
+        }[join[2]]
         if not true:
             return False
         left.append(result)

@@ -28,7 +28,8 @@ def test_a_mutated_solution_is_accepted_only_where_the_solver_calls_every_line_r
     for _ in range(rng.randint(1, 3)):
         place, other = rng.randrange(len(words)), rng.randrange(len(words))
         words[place], words[other] = rng.choice(
-            [(words[other], words[place]), (words[other], words[other]), (str(rng.randrange(60)), words[other])])
+            [(words[other], words[place]), (words[other], words[other]), (str(rng.randrange(60)), words[other])]
+        )
     mutated = " ".join(words)
     verdict = CHECKERS[problem.family](problem.prompt, mutated)
     assert isinstance(verdict, bool)
@@ -45,28 +46,34 @@ def test_garbage_is_wrong_or_not_of_the_kind_and_never_an_error(prompt, solution
     assert not path(ROADS, solution)
 
 
-@pytest.mark.parametrize("solution", [
-    "5 + 7 = 12\n12 * 3 = 36",
-    "7+5=12\n\n 3 * 12 = 36 \n",
-    "5 + 7 = 12\n12 * 3 = 36\nAnswer: 36",
-])
+@pytest.mark.parametrize(
+    "solution",
+    [
+        "5 + 7 = 12\n12 * 3 = 36",
+        "7+5=12\n\n 3 * 12 = 36 \n",
+        "5 + 7 = 12\n12 * 3 = 36\nAnswer: 36",
+    ],
+)
 def test_countdown_accepts_spacing_order_and_a_closing_answer(solution):
     assert countdown("Use 3, 5 and 7 to make 36.", solution) is True
 
 
-@pytest.mark.parametrize("solution", [
-    "",
-    "Answer: 36",
-    "36",
-    "5 + 7 = 12",
-    "5 + 7 = 12\n12 * 3 = 36\nAnswer: 35",
-    "5 + 7 = 12\n12 * 3 = 36\n36 - 0 = 36",
-    "5 * 7 = 35\n35 + 1 = 36",
-    "12 * 3 = 36",
-    "5 + 7 = 13\n13 * 3 = 36",
-    "3 - 5 = -2\n-2 + 7 = 5",
-    "7 / 0 = 36",
-])
+@pytest.mark.parametrize(
+    "solution",
+    [
+        "",
+        "Answer: 36",
+        "36",
+        "5 + 7 = 12",
+        "5 + 7 = 12\n12 * 3 = 36\nAnswer: 35",
+        "5 + 7 = 12\n12 * 3 = 36\n36 - 0 = 36",
+        "5 * 7 = 35\n35 + 1 = 36",
+        "12 * 3 = 36",
+        "5 + 7 = 13\n13 * 3 = 36",
+        "3 - 5 = -2\n-2 + 7 = 5",
+        "7 / 0 = 36",
+    ],
+)
 def test_countdown_refuses_what_is_unfinished_untrue_or_uses_other_numbers(solution):
     assert countdown("Use 3, 5 and 7 to make 36.", solution) is False
 
@@ -76,10 +83,20 @@ def test_countdown_uses_a_number_as_often_as_it_is_given():
     assert countdown("Use 4 and 3 to make 16.", "4 * 4 = 16") is False
 
 
-@pytest.mark.parametrize(("solution", "right"), [
-    ("A - B\nB - D", True), ("A - B\nB - C\nC - D", True), ("A-B\nB-D", True),
-    ("A - B", False), ("B - D", False), ("A - D", False), ("A - B\nC - D", False),
-    ("A - B\nB - A\nA - B\nB - D", False), ("A - B\nB - D\nD - C", False), ("", False),
-])
+@pytest.mark.parametrize(
+    ("solution", "right"),
+    [
+        ("A - B\nB - D", True),
+        ("A - B\nB - C\nC - D", True),
+        ("A-B\nB-D", True),
+        ("A - B", False),
+        ("B - D", False),
+        ("A - D", False),
+        ("A - B\nC - D", False),
+        ("A - B\nB - A\nA - B\nB - D", False),
+        ("A - B\nB - D\nD - C", False),
+        ("", False),
+    ],
+)
 def test_path_follows_roads_both_ways_to_the_goal_and_no_further(solution, right):
     assert path(ROADS, solution) is right

@@ -16,8 +16,15 @@ from howhard.strategies.backends.llama import (  # noqa: E402
 )
 
 CONFIG = LlamaConfig(
-    vocab_size=50, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, head_dim=32,
-    max_position_embeddings=40, eos_token_id=2)
+    vocab_size=50,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    head_dim=32,
+    max_position_embeddings=40,
+    eos_token_id=2,
+)
 PREFIXES = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15], [16, 17]]
 
 
@@ -105,14 +112,22 @@ def test_models_survive_the_way_to_disk_and_back(model, tmp_path):
     judge = RewardModel(CONFIG)
     export(judge, tokenizers.build(), tmp_path / "prm")
     again, _ = load_reward(tmp_path / "prm")
-    assert again.score_steps([[4, 5, 3]], [[2]])[0] == pytest.approx(
-        judge.score_steps([[4, 5, 3]], [[2]])[0], abs=0.02)
+    assert again.score_steps([[4, 5, 3]], [[2]])[0] == pytest.approx(judge.score_steps([[4, 5, 3]], [[2]])[0], abs=0.02)
 
 
 def test_an_architecture_that_is_not_computed_here_is_refused(model, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({
-        "vocab_size": 8, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "num_key_value_heads": 1}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "vocab_size": 8,
+                "hidden_size": 64,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+            }
+        )
+    )
     with pytest.raises(ValueError, match="as many key heads"):
         LlamaConfig.read(tmp_path)
 

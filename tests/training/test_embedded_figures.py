@@ -14,8 +14,16 @@ from howhard.training.embedded import tokenizer as tokenizers  # noqa: E402
 from howhard.training.problems.families import fresh_problems  # noqa: E402
 
 SAMPLES = [
-    curves.Drawn(right, answer, 5, score) for right, answer, score in [
-        (True, "a", 0.9), (False, "b", 0.9), (False, "b", 0.4), (True, "a", 0.3), (False, "c", 0.1), (True, "a", 0.05)]]
+    curves.Drawn(right, answer, 5, score)
+    for right, answer, score in [
+        (True, "a", 0.9),
+        (False, "b", 0.9),
+        (False, "b", 0.4),
+        (True, "a", 0.3),
+        (False, "c", 0.1),
+        (True, "a", 0.05),
+    ]
+]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])
@@ -41,9 +49,15 @@ def tiny_models() -> tuple[Llama, RewardModel]:
     torch.manual_seed(0)
     tokenizer = tokenizers.build()
     config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
-        num_attention_heads=1, head_dim=32, max_position_embeddings=512,
-        eos_token_id=tokenizer.token_to_id(tokenizers.END))
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        head_dim=32,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.token_to_id(tokenizers.END),
+    )
     judge = RewardModel(config)
     judge.trunk.freeze()
     return Llama(config).freeze(), judge
@@ -63,12 +77,18 @@ def test_a_search_counts_its_tokens_and_always_comes_to_an_end():
 
 def cell(*, small: float, covered: float, judged: float, searched: float, voted: float | None = None) -> dict:
     model = {
-        "pass": small, "pass_se": 0.01, "tokens": 20.0, "coverage": dict.fromkeys(curves.SIZES_OF_N, covered),
-        "best_of_prm": dict.fromkeys(curves.SIZES_OF_N, judged)}
+        "pass": small,
+        "pass_se": 0.01,
+        "tokens": 20.0,
+        "coverage": dict.fromkeys(curves.SIZES_OF_N, covered),
+        "best_of_prm": dict.fromkeys(curves.SIZES_OF_N, judged),
+    }
     if voted is not None:
         model["votes"] = dict.fromkeys(curves.SIZES_OF_N, voted)
-    search = {f"{a}x{b}": {"quality": searched, "generated": 80.0, "prm_read": 90.0, "prm_cached": 200.0}
-              for a, b in curves.SEARCHES}
+    search = {
+        f"{a}x{b}": {"quality": searched, "generated": 80.0, "prm_read": 90.0, "prm_cached": 200.0}
+        for a, b in curves.SEARCHES
+    }
     return {"prompts": 9, "prompt_tokens": 10.0, "tiny-small": model, "tiny-large": model, "search": search}
 
 
@@ -77,14 +97,27 @@ def test_a_card_names_the_cells_of_each_regime_and_admits_what_was_not_reached(t
         "countdown-4": cell(small=0.2, covered=0.6, judged=0.5, searched=0.5),
         "chain-10": cell(small=0.2, covered=0.6, judged=0.4, searched=0.7, voted=0.3),
         "remainder-3": cell(small=0.4, covered=0.6, judged=0.35, searched=0.3, voted=0.5),
-        "remainder-7": cell(small=0.1, covered=0.5, judged=0.1, searched=0.1, voted=0.1)}
+        "remainder-7": cell(small=0.1, covered=0.5, judged=0.1, searched=0.1, voted=0.1),
+    }
     found = {name: [key for key, _ in own] for name, own in cards.regimes(cells).items()}
     assert found == {
-        "easy": [], "coverage": ["countdown-4"], "accumulating errors": ["chain-10"],
-        "weak verifier": ["remainder-3"], "hopeless": ["remainder-7"]}
+        "easy": [],
+        "coverage": ["countdown-4"],
+        "accumulating errors": ["chain-10"],
+        "weak verifier": ["remainder-3"],
+        "hopeless": ["remainder-7"],
+    }
     cards.write_card(
-        tmp_path, name="tiny-prm", what="A judge.", task="text-classification", training="long", parameters=1234,
-        config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}, cells=cells, seed=0)
+        tmp_path,
+        name="tiny-prm",
+        what="A judge.",
+        task="text-classification",
+        training="long",
+        parameters=1234,
+        config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1},
+        cells=cells,
+        seed=0,
+    )
     text = (tmp_path / "README.md").read_text()
     assert "**not reached**" in text
     assert "Not an assistant" in text

@@ -104,10 +104,15 @@ def test_a_step_on_a_path_is_right_exactly_while_some_simple_path_goes_on_from_i
             text.append(f"{way[-1]} - {step}")
             way.append(step)
             towns = sorted(set(graph) - set(way))
-            ahead = any(
-                all(b in graph[a] for a, b in itertools.pairwise([step, *middle, goal]))
-                for k in range(len(towns)) for middle in itertools.permutations([t for t in towns if t != goal], k)
-            ) if step != goal else True
+            ahead = (
+                any(
+                    all(b in graph[a] for a, b in itertools.pairwise([step, *middle, goal]))
+                    for k in range(len(towns))
+                    for middle in itertools.permutations([t for t in towns if t != goal], k)
+                )
+                if step != goal
+                else True
+            )
             expected = len(set(way)) == len(way) and ahead and (goal not in way[:-1])
             labels = FAMILIES["path"].step_labels(problem, "\n".join(text))
             assert labels[-1] == int(expected), (problem.prompt, text)

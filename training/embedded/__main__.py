@@ -39,7 +39,7 @@ def train_language_model(name: str, tokenizer: Tokenizer, options: argparse.Name
     """Train one language model to its end and export it."""
     size = SIZES[name]
     schedule = dataclasses.replace(size.schedule, steps=options.steps or size.schedule.steps)
-    config = size.config(tokenizer.get_vocab_size(), tokenizer.token_to_id(tokenizers.END))
+    config = size.config(tokenizer.get_vocab_size(), tokenizers.token_id(tokenizer, tokenizers.END))
     if size.grown_from is None:
         model = fresh_model(config, options.seed)
     else:

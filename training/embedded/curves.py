@@ -23,7 +23,7 @@ from ...strategies.backends.llama import Llama, RewardModel, step_ends
 from ..problems.families import FAMILIES, Problem, fresh_problems
 from .reward import is_right
 from .rollouts import Rollout, finish, sample, text_of
-from .tokenizer import END
+from .tokenizer import END, token_id
 
 DRAWN = 16
 """Samples per prompt and model."""
@@ -80,7 +80,7 @@ def draw(
     model: Llama, judge: RewardModel, tokenizer: Tokenizer, problems: Sequence[Problem], *, seed: int
 ) -> list[list[Drawn]]:
     """Sample, grade and score `DRAWN` solutions of every problem."""
-    newline, end = tokenizer.token_to_id("\n"), tokenizer.token_to_id(END)
+    newline, end = token_id(tokenizer, "\n"), token_id(tokenizer, END)
     rollouts = sample(model, tokenizer, [p.prompt for p in problems], DRAWN, seed=seed)
     found: list[list[Drawn]] = []
     for problem, drawn in zip(problems, rollouts, strict=True):
@@ -128,7 +128,7 @@ def search(
     most_steps: int = 17,
 ) -> list[Searched]:
     """Search over steps: from each kept beginning draw `branches` next steps, keep the `beams` best scored."""
-    newline, end = tokenizer.token_to_id("\n"), tokenizer.token_to_id(END)
+    newline, end = token_id(tokenizer, "\n"), token_id(tokenizer, END)
     generator = torch.Generator().manual_seed(seed)
     heads = [tokenizer.encode(p.prompt + "\n").ids for p in problems]
     kept: list[list[tuple[float, tuple[int, ...]]]] = [[(0.0, ())] for _ in problems]

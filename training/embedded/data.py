@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..problems.chain import Chain
 from ..problems.families import FAMILIES, Family, Problem
-from .tokenizer import END, PAD
+from .tokenizer import END, PAD, token_id
 
 POOL = 4096
 """Problems per pool; batches are cut from a pool sorted by length."""
@@ -61,7 +61,7 @@ def draw(
 
 def encode(tokenizer: Tokenizer, prompts: Sequence[str], solutions: Sequence[str]) -> list[tuple[list[int], int]]:
     """Encode pairs as (ids of prompt, newline, solution and end token; how many of them are the prompt's)."""
-    end = tokenizer.token_to_id(END)
+    end = token_id(tokenizer, END)
     heads = tokenizer.encode_batch([prompt + "\n" for prompt in prompts])
     tails = tokenizer.encode_batch(list(solutions))
     return [([*head.ids, *tail.ids, end], len(head.ids)) for head, tail in zip(heads, tails, strict=True)]
@@ -99,7 +99,7 @@ def pool(
     else:
         problems = draw(POOL, rng, shares=shares)
     rows = encode(tokenizer, [p.prompt for p in problems], [p.solution for p in problems])
-    pad = tokenizer.token_to_id(PAD)
+    pad = token_id(tokenizer, PAD)
     batches = []
     for indices in by_length([len(ids) for ids, _ in rows], tokens):
         chosen = [rows[i] for i in indices]

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from ...strategies.backends.llama import Llama, LlamaConfig, RewardModel
-from .tokenizer import CHAT_TEMPLATE, END, PAD, UNKNOWN
+from .tokenizer import CHAT_TEMPLATE, END, PAD, UNKNOWN, token_id
 
 
 def _write_json(path: Path, content: object) -> None:
@@ -22,7 +22,7 @@ def export(model: Llama | RewardModel, tokenizer: Tokenizer, directory: Path) ->
     directory.mkdir(parents=True, exist_ok=True)
     reward = isinstance(model, RewardModel)
     config: LlamaConfig = (model.trunk if isinstance(model, RewardModel) else model).config
-    end, pad = tokenizer.token_to_id(END), tokenizer.token_to_id(PAD)
+    end, pad = token_id(tokenizer, END), token_id(tokenizer, PAD)
     content: dict[str, object] = {
         "architectures": ["HowhardStepReward" if reward else "LlamaForCausalLM"],
         "model_type": "llama",

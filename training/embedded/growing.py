@@ -45,7 +45,7 @@ def _fill(name: str, weight: Tensor, known: Tensor | None, width: int, ratio: fl
         weight.fill_(1.0)
         if known is not None:
             weight[:width] = known * ratio
-    elif "embed_tokens" in name:
+    elif "embed_tokens" in name and known is not None:
         weight.zero_()
         weight[:, :width] = known
     elif name.endswith(("o_proj.weight", "down_proj.weight")):

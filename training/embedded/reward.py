@@ -23,7 +23,7 @@ from ..problems.chain import Chain
 from ..problems.families import FAMILIES, Problem
 from . import data
 from .rollouts import Rollout, sample, text_of
-from .tokenizer import END
+from .tokenizer import END, token_id
 from .trainer import Optimizer, Schedule, compiled, save_checkpoint
 
 VALIDATION = 512
@@ -52,7 +52,7 @@ def judge(problem: Problem, rollout: Rollout, tokenizer: Tokenizer) -> Judged | 
 
     None for a rollout that holds no finished step.
     """
-    newline, end = tokenizer.token_to_id("\n"), tokenizer.token_to_id(END)
+    newline, end = token_id(tokenizer, "\n"), token_id(tokenizer, END)
     text = text_of(rollout, tokenizer)
     labels = FAMILIES[problem.family].step_labels(problem, text)
     head = tokenizer.encode(problem.prompt + "\n").ids
@@ -112,7 +112,7 @@ def corrupted_chains(tokenizer: Tokenizer, n: int, *, seed: int) -> list[Judged]
     """
     rng = random.Random(f"corrupted/{seed}")
     chain = Chain()
-    end = tokenizer.token_to_id(END)
+    end = token_id(tokenizer, END)
     found = []
     for _ in range(n):
         problem = chain.generate(rng.choice(chain.levels), rng)

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from ...strategies.backends.llama import Decoding, Llama
-from .tokenizer import END
+from .tokenizer import END, token_id
 
 MOST = 120
 """Most tokens in one solution; the longest right one (a chain of 14) has 89."""
@@ -70,7 +70,7 @@ def sample(
 ) -> list[list[Rollout]]:
     """Draw `n` solutions for every prompt, about `rows` at a time; prompts of like length go together."""
     generator = torch.Generator().manual_seed(seed)
-    end = tokenizer.token_to_id(END)
+    end = token_id(tokenizer, END)
     encoded = [encoding.ids for encoding in tokenizer.encode_batch([prompt + "\n" for prompt in prompts])]
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     found: list[list[Rollout]] = [[] for _ in prompts]

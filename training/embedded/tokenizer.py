@@ -45,3 +45,11 @@ def build() -> Tokenizer:
         [decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse(), *glue, decoders.Replace("\n ", "\n")]
     )
     return tokenizer
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """Give the id of a token that the vocabulary must have; raises KeyError where it lacks it."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise KeyError(f"the tokenizer has no token {token!r}")
+    return found

@@ -36,8 +36,15 @@ class Problem:
 class Family(Protocol):
     """A generator with a difficulty dial and an exact judge of every step."""
 
-    name: str
-    levels: tuple[int, ...]
+    @property
+    def name(self) -> str:
+        """The family's name, as in `Problem.family`."""
+        ...
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The settings of the dial, easiest first."""
+        ...
 
     def generate(self, level: int, rng: random.Random) -> Problem:
         """Make one problem; the same `rng` state makes the same problem."""
