@@ -1,11 +1,11 @@
 """How long does the main job take, and what does the router save on prompts that it was not trained on?
 
-Runs what `howhard quickstart` runs, in a directory of its own: collecting, training, evaluation on a third of the
-prompts, three prompts decided live. With --dir a log that is there already is reused, and `seconds` then leaves out
+Runs what `howhard quickstart` runs, in a directory of its own: collecting, training, evaluation on the prompts held
+out, three prompts decided live. With --dir a log that is there already is reused, and `seconds` then leaves out
 what was not drawn anew. Quality of derived arms is an expectation over the logged samples.
 
     python benchmarks/main_job.py | tail -1 | jq .seconds
-    python benchmarks/main_job.py --prompts 3600 --dir .work/benchmark-log | tail -1 | jq .cost_share
+    python benchmarks/main_job.py --prompts 2200 --holdout .5 --seed 1 --dir .work/router | tail -1 | jq .cost_share
 """
 
 import argparse
@@ -23,11 +23,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=480)
     parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--holdout", type=float, default=1 / 3)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dir", type=Path, default=None)
     options = parser.parse_args()
     directory = options.dir or Path(tempfile.mkdtemp(prefix="howhard-"))
     start = time.perf_counter()
-    done = quickstart(directory, n_prompts=options.prompts, n_samples=options.samples)
+    done = quickstart(
+        directory,
+        n_prompts=options.prompts,
+        n_samples=options.samples,
+        holdout=options.holdout,
+        seed=options.seed,
+    )
     seconds = time.perf_counter() - start
     print(done.text())
     held = next(e for e in done.trained.report.evaluations if isinstance(e, Evaluation) and e.split == "holdout")

@@ -7,8 +7,8 @@ tracking, router); here they are only joined, so that `howhard` and a script of 
 import asyncio
 import shutil
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,13 @@ class Source:
     backends: Mapping[str, BackendFacts] = field(default_factory=dict)
     log: Log | None = None
     notes: tuple[str, ...] = ()
+
+    def only(self, prompt_ids: Iterable[str]) -> "Source":
+        """The same source with these prompts alone; those that it does not have are passed over."""
+        wanted = set(prompt_ids)
+        matrix = self.matrix.rows(np.array([i in wanted for i in self.matrix.prompt_ids], dtype=bool))
+        kept = [i in wanted for i in self.outcomes["prompt_id"].tolist()]
+        return replace(self, outcomes=self.outcomes.loc[kept], matrix=matrix)
 
     def halves(self) -> tuple[OutcomeMatrix, OutcomeMatrix] | None:
         """The same prompts and arms from two disjoint halves of the samples, where all arms can be derived."""

@@ -21,7 +21,6 @@ from .problems.families import fresh_problems
 from .progress import bars
 from .prompt_sets import from_problems
 
-HELD_OUT = 1 / 3
 FEWEST = 60
 
 
@@ -86,11 +85,18 @@ class QuickstartReport:
 
 
 def quickstart(
-    directory: Path, *, n_prompts: int = 480, n_samples: int = 16, seed: int = 0, quiet: bool = False
+    directory: Path,
+    *,
+    n_prompts: int = 480,
+    n_samples: int = 16,
+    holdout: float = 1 / 3,
+    seed: int = 0,
+    quiet: bool = False,
 ) -> QuickstartReport:
-    """Record the embedded models on `n_prompts` fresh problems, train, evaluate on a third of them, decide three.
+    """Record the embedded models on `n_prompts` fresh problems, train, evaluate on those held out, decide three.
 
     directory : log/, router/, router.png and mlflow.db go there; what is recorded already is not drawn again.
+    holdout   : share of the prompts that the router is judged on and not trained on.
     """
     if n_prompts < FEWEST:
         raise InputError(f"prompts={n_prompts}: at least {FEWEST} are needed to learn anything and to check it")
@@ -102,22 +108,22 @@ def quickstart(
         collected = collect(
             config, prompts, directory / "log", samples=n_samples, tracking_uri=uri, progress=progress, quiet=quiet
         )
+    source = load_source(directory / "log").only(prompts["prompt_id"].tolist())
     trained = train(
-        load_source(directory / "log"),
+        source,
         directory / "router",
-        holdout=HELD_OUT,
+        holdout=holdout,
         tracking_uri=uri,
         seed=seed,
         quiet=quiet,
     )
-    return QuickstartReport(collected, trained, _examples(directory))
+    held = source.matrix.rows(held_out(source.matrix.prompt_ids, holdout))
+    return QuickstartReport(collected, trained, _examples(trained.out, held))
 
 
-def _examples(directory: Path) -> tuple[Example, ...]:
+def _examples(directory: Path, held: OutcomeMatrix) -> tuple[Example, ...]:
     """The held-out prompts that the router finds easiest, most worth its while, and most hopeless, run for real."""
-    matrix: OutcomeMatrix = load_source(directory / "log").matrix
-    held = matrix.rows(held_out(matrix.prompt_ids, HELD_OUT))
-    router = Router.load(directory / "router")
+    router = Router.load(directory)
     estimates = router.estimate(held.texts)
     picks = {
         "easy": int(np.argmin(estimates.difficulty)),

@@ -45,11 +45,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m howhard.training.embedded.router", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("models"))
     parser.add_argument("--work", type=Path, default=Path(".work/router"), help="the log, and MLflow's store")
-    parser.add_argument("--prompts", type=int, default=3200)
+    parser.add_argument("--prompts", type=int, default=2200)
+    parser.add_argument("--holdout", type=float, default=0.5, help="share of the prompts for the card's figures")
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(argv)
-    done = quickstart(options.work, n_prompts=options.prompts, n_samples=options.samples, seed=options.seed)
+    done = quickstart(
+        options.work,
+        n_prompts=options.prompts,
+        n_samples=options.samples,
+        holdout=options.holdout,
+        seed=options.seed,
+    )
     print(done.text())
     publish(done, options.out / NAME, prompts=options.prompts, samples=options.samples)
     return 0
