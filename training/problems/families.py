@@ -16,8 +16,7 @@ from .remainder import Remainder
 
 __all__ = ["FAMILIES", "Family", "Problem", "fresh_problems"]
 
-FAMILIES: dict[str, Family] = {
-    family.name: family for family in (Chain(), Countdown(), Path(), Remainder())}
+FAMILIES: dict[str, Family] = {family.name: family for family in (Chain(), Countdown(), Path(), Remainder())}
 
 
 def fresh_problems(n: int, seed: int, families: Sequence[str] | None = None) -> list[Problem]:
