@@ -8,9 +8,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from howhard.strategies.backends.llama import Llama, LlamaConfig, RewardModel  # noqa: E402
-from howhard.training.embedded import cards, curves  # noqa: E402
+from howhard.models import path as model_path  # noqa: E402
+from howhard.strategies.backends.llama import Llama, LlamaConfig, RewardModel, load, load_reward  # noqa: E402
+from howhard.training.embedded import cards, curves, reward, rollouts  # noqa: E402
 from howhard.training.embedded import tokenizer as tokenizers  # noqa: E402
+from howhard.training.problems.chain import Chain  # noqa: E402
 from howhard.training.problems.families import fresh_problems  # noqa: E402
 
 SAMPLES = [
@@ -97,14 +99,16 @@ def test_a_card_names_the_cells_of_each_regime_and_admits_what_was_not_reached(t
         "countdown-4": cell(small=0.2, covered=0.6, judged=0.5, searched=0.5),
         "chain-10": cell(small=0.2, covered=0.6, judged=0.4, searched=0.7, voted=0.3),
         "remainder-3": cell(small=0.4, covered=0.6, judged=0.35, searched=0.3, voted=0.5),
-        "remainder-7": cell(small=0.1, covered=0.5, judged=0.1, searched=0.1, voted=0.1),
+        "path-6": cell(small=0.3, covered=0.44, judged=0.3, searched=0.3),
+        "path-8": cell(small=0.3, covered=0.6, judged=0.35, searched=0.3),
+        "remainder-7": cell(small=0.1, covered=0.15, judged=0.1, searched=0.1, voted=0.1),
     }
     found = {name: [key for key, _ in own] for name, own in cards.regimes(cells).items()}
     assert found == {
         "easy": [],
-        "coverage": ["countdown-4"],
+        "coverage": ["countdown-4", "path-8"],
         "accumulating errors": ["chain-10"],
-        "weak verifier": ["remainder-3"],
+        "weak verifier": ["path-8", "remainder-3"],
         "hopeless": ["remainder-7"],
     }
     cards.write_card(
@@ -122,3 +126,21 @@ def test_a_card_names_the_cells_of_each_regime_and_admits_what_was_not_reached(t
     assert "**not reached**" in text
     assert "Not an assistant" in text
     assert "| chain-10 | .20 |" in text
+
+
+def test_the_models_that_ship_do_what_their_cards_say():
+    small, tokenizer = load(model_path("tiny-small"))
+    judge, _ = load_reward(model_path("tiny-prm"))
+    chain, rng = Chain(), random.Random(1)
+    problems = [chain.generate(4, rng) for _ in range(24)]
+    drawn = rollouts.sample(small, tokenizer, [p.prompt for p in problems], 1, seed=0)
+    texts = [rollouts.text_of(one, tokenizer) for own in drawn for one in own]
+    assert sum(reward.is_right(p, text) for p, text in zip(problems, texts, strict=True)) >= 20
+    end = tokenizer.token_to_id(tokenizers.END)
+
+    def score(problem, text: str) -> float:
+        ids = tokenizer.encode(problem.prompt + "\n" + text).ids
+        return judge.score_steps([[*ids, end]], [[len(ids)]])[0][0]
+
+    told_apart = [score(p, p.solution) > 0.5 > score(p, chain.corrupted(p, rng)) for p in problems]
+    assert sum(told_apart) >= 20

@@ -136,7 +136,7 @@ def training_text(name: str, work: Path) -> str:
             + f"from a {parent} ({before['step']:,} steps, {before['tokens'] / 1e6:.1f} M tokens)"
         )
         name, parent = parent, SIZES[parent].grown_from
-    return ", ".join(parts) + "; loss on the solution only; Muon and AdamW, one CPU core"
+    return ", ".join(parts) + "; loss on the solution only; Muon and AdamW, one CPU core each"
 
 
 def write_cards(options: argparse.Namespace) -> None:

@@ -122,11 +122,12 @@ def regime_rules() -> dict[str, tuple[str, Callable[[Mapping, dict[str, Arm]], f
         return max(gains) if max(gains) >= 0.05 else None
 
     def weak(cell: Mapping, arms: dict[str, Arm]) -> float | None:
+        single, judged = arms["small single"].quality, arms["small best-of-8, tiny-prm"].quality
         voted = arms.get("small votes of 8")
-        if voted is None or voted.quality - arms["small single"].quality < 0.02:
-            return None
-        gain = voted.quality - arms["small best-of-8, tiny-prm"].quality
-        return gain if gain >= 0.02 else None
+        if voted is not None and voted.quality - max(judged, single) >= 0.02:
+            return voted.quality - judged
+        there = by_n(cell["tiny-small"]["coverage"], 8) - single
+        return there - (judged - single) if there >= 0.15 and judged - single < there / 3 else None
 
     def hopeless(cell: Mapping, arms: dict[str, Arm]) -> float | None:
         best = max(arm.quality for arm in arms.values())
@@ -139,7 +140,10 @@ def regime_rules() -> dict[str, tuple[str, Callable[[Mapping, dict[str, Arm]], f
             "step search beats best-of-N with the same judge at equal tokens by .05 or more",
             accumulating,
         ),
-        "weak verifier": ("votes of eight beat best-of-8 by the reward model by .02 or more", weak),
+        "weak verifier": (
+            "votes of eight beat best-of-8 by tiny-prm, or it finds under a third of what eight samples hold (small N)",
+            weak,
+        ),
         "hopeless": ("no arm of either model reaches .30", hopeless),
     }
 
@@ -201,6 +205,13 @@ def regime_text(cells: Mapping[str, Mapping]) -> str:
         "## The regimes\n\nTokens are generated ones plus those that tiny-prm read, both at the price of one, prompt "
         "and earlier steps\nread once (a prefix cache); a token of the large model is dearer than one of the small.\n"
     ]
+    outvoted = [
+        key
+        for key, cell in cells.items()
+        if "votes" in cell["tiny-small"]
+        and by_n(cell["tiny-small"]["votes"], 8) - by_n(cell["tiny-small"]["best_of_prm"], 8) >= 0.02
+    ]
+    parts.append(f"Cells in which votes of eight beat best-of-8 by tiny-prm: {', '.join(outvoted) or 'none'}.\n")
     found = regimes(cells)
     for name, (meaning, _) in regime_rules().items():
         own = found[name]
