@@ -77,7 +77,8 @@ class Countdown:
                 a = left.pop(rng.randrange(len(left)))
                 b = left.pop(rng.randrange(len(left)))
                 options = [
-                    option for option in results(a, b)
+                    option
+                    for option in results(a, b)
                     if option[3] <= LARGEST and option[3] > 0 and not (option[1] in "*/" and option[2] == 1)
                 ]
                 if not options:
