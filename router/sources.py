@@ -61,14 +61,16 @@ def _from_registry(address: str, tracking_uri: str | None) -> tuple[Manifest, di
         ) from exc
     uri = tracking_uri or mlflow.get_tracking_uri()
     try:
+        client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=tracking_uri)
         version = match["version"]
         if version is None:
-            client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=tracking_uri)
             # Resolved once: the alias may move while this process runs, the router does not.
             version = client.get_model_version_by_alias(match["name"], match["alias"]).version
         fixed = f"models:/{match['name']}/{version}"
+        # By the version's own address: a "models:" one would be looked up in whatever registry MLflow is set to.
+        lies_at = client.get_model_version_download_uri(match["name"], str(version))
         with tempfile.TemporaryDirectory(prefix="howhard-") as folder:
-            path = mlflow.artifacts.download_artifacts(artifact_uri=fixed, dst_path=folder, tracking_uri=tracking_uri)
+            path = mlflow.artifacts.download_artifacts(artifact_uri=lies_at, dst_path=folder, tracking_uri=tracking_uri)
             manifest, files = read_artifact(path)
     except MlflowException as exc:
         raise ArtifactError(

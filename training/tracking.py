@@ -240,18 +240,6 @@ def version_of(alias: str, *, uri: str | None = None, name: str = MODEL) -> str 
             raise
 
 
-def download_router(version: str, directory: str | Path, *, uri: str | None = None, name: str = MODEL) -> Path:
-    """Bring a registered router into a directory."""
-    import mlflow.artifacts
-
-    uri = resolve_uri(uri)
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    with _client(uri):
-        return Path(
-            mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(directory), tracking_uri=uri)
-        )
-
-
 # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -465,6 +465,9 @@ def test_a_registered_router_is_loaded_and_its_alias_resolved_once(router_dir, t
             asked.append(f"{name}@{alias}")
             return type("Version", (), {"version": "3"})()
 
+        def get_model_version_download_uri(self, name, version):
+            return f"mlflow-artifacts:/{name}/{version}"
+
     def download_artifacts(*, artifact_uri, dst_path, tracking_uri):
         asked.append(artifact_uri)
         return str(shutil.copytree(router_dir, f"{dst_path}/router"))
@@ -473,7 +476,7 @@ def test_a_registered_router_is_loaded_and_its_alias_resolved_once(router_dir, t
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download_artifacts)
     router = Router.load("models:/howhard-router@champion")
     assert router.source == "models:/howhard-router/3"
-    assert asked == ["howhard-router@champion", "models:/howhard-router/3"]
+    assert asked == ["howhard-router@champion", "mlflow-artifacts:/howhard-router/3"]
     assert router.decide(EASY).arm == "small/single"
 
 
