@@ -20,8 +20,9 @@ tags: [howhard, router]
 # {name}
 
 Chooses single pass, best-of-N, a vote or a tree search, on `tiny-small` or `tiny-large`, for the four kinds of problems
-that those models solve. **For showing howhard**: on other prompts it says that it does not know them and takes its
-fallback arm.
+that those models solve. **For showing howhard**: on any other prompt its estimates mean nothing. Prompts far from all
+that it learned from go to its fallback arm, but short English ones ("Write a poem about the sea.") are not far enough
+for that.
 
 | | |
 | --- | --- |
