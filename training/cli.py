@@ -98,7 +98,7 @@ def collect(
     from ..strategies.errors import ConfigError
     from .commands import collect as run
 
-    config_ = _config(config, url=url, model=model, api_key_env=api_key_env)
+    config_ = _config(config, url=url, model=model, api_key_env=api_key_env, samples=samples)
     if config_ is None:
         raise ConfigError("no backend: give --url and --model, or --config with a file (see `howhard config`)")
     outcome = run(
@@ -246,7 +246,9 @@ def config_() -> None:
     print(EXAMPLE, end="")
 
 
-def _config(path: Path | None, *, url: str | None, model: str | None, api_key_env: str | None) -> "Config | None":
+def _config(
+    path: Path | None, *, url: str | None, model: str | None, api_key_env: str | None, samples: int | None = None
+) -> "Config | None":
     """The configuration from a file, or the one that a URL and a model name stand for; None without either."""
     from ..strategies.errors import ConfigError
     from .config import for_server, load_config
@@ -256,7 +258,7 @@ def _config(path: Path | None, *, url: str | None, model: str | None, api_key_en
             raise ConfigError("give --config or --url and --model, not both: the file names its servers itself")
         return load_config(path)
     if url and model:
-        return for_server(url, model, api_key_env=api_key_env)
+        return for_server(url, model, api_key_env=api_key_env, samples=samples or 16)
     if url or model:
         raise ConfigError("--url and --model belong together: give both, or --config with a file")
     return None

@@ -44,6 +44,9 @@ class CollectConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError(f"latency_prompts={self.latency_prompts} must not be negative")
 
 
+_DEFAULTS = CollectConfig()
+
+
 class TrackingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where MLflow keeps runs and models. `uri` None: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
 
@@ -104,6 +107,10 @@ def parse_config(text: str, *, source: str = "configuration") -> Config:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{source}: not valid TOML: {exc}") from exc
+    return _checked(table, source)
+
+
+def _checked(table: dict, source: str) -> Config:
     _pass_on_sampling(table)
     try:
         return msgspec.convert(table, Config)
@@ -112,16 +119,15 @@ def parse_config(text: str, *, source: str = "configuration") -> Config:
 
 
 def _pass_on_sampling(table: dict) -> None:
-    """Give the sampling settings of [collect] to every arm that does not set its own."""
-    collect, arms = table.get("collect"), table.get("arms")
+    """Give the sampling settings of [collect], its defaults included, to every arm that does not set its own."""
+    collect, arms = table.get("collect", {}), table.get("arms")
     if not isinstance(collect, dict) or not isinstance(arms, list):
         return
     for arm in arms:
         strategy = arm.get("strategy") if isinstance(arm, dict) else None
         if isinstance(strategy, dict):
             for name in ("temperature", "top_p", "max_tokens"):
-                if name in collect:
-                    strategy.setdefault(name, collect[name])
+                strategy.setdefault(name, collect.get(name, getattr(_DEFAULTS, name)))
 
 
 def _explain(message: str, table: dict) -> str:
@@ -201,20 +207,19 @@ def _members(kind: object) -> list:
     return list(typing.get_args(kind)) if union else [kind]
 
 
-def for_server(url: str, model: str, *, api_key_env: str | None = None) -> Config:
-    """The configuration that a URL and a model name stand for: one backend, single pass and votes."""
+def for_server(url: str, model: str, *, api_key_env: str | None = None, samples: int = 16) -> Config:
+    """The configuration that a URL and a model name stand for: one backend, single pass, votes of up to `samples`."""
     backend = {"kind": "vllm", "url": url, "model": model}
     if api_key_env:
         backend["api_key_env"] = api_key_env
-    votes = [{"kind": "best_of_n", "n": n, "verifier": "vote"} for n in (4, 8, 16)]
-    return msgspec.convert(
-        {
-            "backends": {"server": backend},
-            "verifiers": {"vote": {"kind": "vote"}},
-            "arms": [{"backend": "server", "strategy": s} for s in ({"kind": "single"}, *votes)],
-        },
-        Config,
-    )
+    votes = [{"kind": "best_of_n", "n": n, "verifier": "vote"} for n in (4, 8, 16, 32, 64) if n <= samples]
+    table = {
+        "backends": {"server": backend},
+        "verifiers": {"vote": {"kind": "vote"}},
+        "arms": [{"backend": "server", "strategy": s} for s in ({"kind": "single"}, *votes)],
+        "collect": {"samples": samples},
+    }
+    return _checked(table, f"--url {url} --model {model}")
 
 
 EXAMPLE = """\

@@ -499,6 +499,10 @@ def _judge(
     true_gap = None
     if halves is not None:
         arms, q, c = _split_half_oracle(matrix, halves, value)
+        notes.append(
+            "the oracle of true probabilities knows a prompt as well as half of its samples tell, and takes only arms "
+            "that half of the samples can give"
+        )
         rows.append(row("oracle (true probabilities)", "oracle", arms, paid=(q, c)))
         true_gap = gap(q, c)
     router_curve, router_drawn = curves["router"]

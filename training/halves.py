@@ -24,8 +24,9 @@ def halves(
 ) -> tuple[OutcomeMatrix, OutcomeMatrix] | None:
     """Derive `matrix` from the samples of even, then of odd index.
 
-    An arm that a half cannot give (it was run once, or draws more samples than a half holds) has the mean of its
-    group in both: the oracle may take it, but knows nothing of it that the group does not tell.
+    An arm that a half cannot give (it was run once, or draws more samples than a half holds) has quality 0 in both,
+    so that the oracle never takes it: paying it with what it was chosen by would be peeking, and any mean over other
+    prompts would flatter it on the hard ones.
 
     Returns None where no arm can be derived from half of the samples.
     """
@@ -48,8 +49,8 @@ def _draws(spec: ArmSpec) -> int:
 
 
 def _filled(matrix: OutcomeMatrix, derived: OutcomeMatrix) -> OutcomeMatrix:
-    """`matrix` with the derived arms in place of its own, and with group means for the others."""
-    quality, cost = _group_means(matrix, matrix.quality), _group_means(matrix, matrix.cost)
+    """`matrix` with the derived arms in place of its own, and quality 0 for the others."""
+    quality, cost = np.zeros_like(matrix.quality), matrix.cost.copy()
     row = {prompt_id: i for i, prompt_id in enumerate(derived.prompt_ids)}
     rows = [row[prompt_id] for prompt_id in matrix.prompt_ids]
     for column, arm in enumerate(matrix.arms):
@@ -57,8 +58,3 @@ def _filled(matrix: OutcomeMatrix, derived: OutcomeMatrix) -> OutcomeMatrix:
             at = derived.arms.index(arm)
             quality[:, column], cost[:, column] = derived.quality[rows, at], derived.cost[rows, at]
     return dataclasses.replace(matrix, quality=quality, cost=cost)
-
-
-def _group_means(matrix: OutcomeMatrix, values: np.ndarray) -> np.ndarray:
-    means = pd.DataFrame(values).groupby(np.asarray(matrix.groups, dtype=object)).transform("mean")
-    return means.to_numpy(dtype=float, copy=True)

@@ -26,6 +26,8 @@ def test_a_url_and_a_model_stand_for_one_backend_with_votes():
         "server/vote_of_8",
         "server/vote_of_16",
     ]
+    assert {arm.strategy.max_tokens for arm in config.arms} == {config.collect.max_tokens}
+    assert len(for_server("http://127.0.0.1:8000/v1", "m", samples=4).arms) == 2
 
 
 @pytest.mark.parametrize(
