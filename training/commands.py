@@ -28,7 +28,7 @@ from ..strategies.specs import ArmSpec, VerifierSpec, open_backends, open_verifi
 from . import collect as collecting
 from . import tracking
 from .config import Config
-from .evaluate import Evaluation, Skipped, evaluate_router
+from .evaluate import Evaluation, Skipped, evaluate_router, families_left_out
 from .evaluate import evaluate as cross_fitted
 from .fit import fit, write_router
 from .halves import halves
@@ -351,7 +351,7 @@ def train(
             rules=_rules(router),
             seed=seed,
         )
-        left_out = _families_left_out(matrix, seed, partial(progress, "families left out"))
+        left_out = families_left_out(matrix, seed=seed, progress=partial(progress, "families left out"))
     report = Report(
         f"{source.name}: {len(learned)} prompts to learn from, {int(held.sum())} held out", [on_held, left_out]
     )
@@ -438,13 +438,6 @@ def _rows(pair: tuple[OutcomeMatrix, OutcomeMatrix] | None, mask: np.ndarray):
     return None if pair is None else (pair[0].rows(mask), pair[1].rows(mask))
 
 
-def _families_left_out(matrix: OutcomeMatrix, seed: int, progress: Callable[[int, int], None]) -> Evaluation | Skipped:
-    try:
-        return cross_fitted(matrix, split="group", seed=seed, progress=progress)
-    except TableError as exc:
-        return Skipped(split="group", reason=str(exc))
-
-
 # ── evaluate ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -500,7 +493,7 @@ def _cross_fits(loaded: Source, split: str, seed: int, progress: StageProgress) 
         moving = partial(progress, "random prompts left out")
         found.append(cross_fitted(loaded.matrix, halves=loaded.halves(), seed=seed, progress=moving))
     if split != "prompt":
-        found.append(_families_left_out(loaded.matrix, seed, partial(progress, "families left out")))
+        found.append(families_left_out(loaded.matrix, seed=seed, progress=partial(progress, "families left out")))
     return found
 
 

@@ -263,12 +263,15 @@ def evaluate_splits(matrix: OutcomeMatrix, **options: Any) -> list[Evaluation | 
 
     A table without enough families gives `Skipped` in the second place, with the reason.
     """
-    found: list[Evaluation | Skipped] = [evaluate(matrix, split="prompt", **options)]
+    return [evaluate(matrix, split="prompt", **options), families_left_out(matrix, **options)]
+
+
+def families_left_out(matrix: OutcomeMatrix, **options: Any) -> Evaluation | Skipped:
+    """Evaluate with whole families left out; a table without enough families gives `Skipped`, with the reason."""
     try:
-        found.append(evaluate(matrix, split="group", **options))
+        return evaluate(matrix, split="group", **options)
     except TableError as exc:
-        found.append(Skipped(split="group", reason=str(exc)))
-    return found
+        return Skipped(split="group", reason=str(exc))
 
 
 class RouterLike(Protocol):

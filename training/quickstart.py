@@ -20,6 +20,7 @@ from .matrix import OutcomeMatrix
 from .problems.families import fresh_problems
 from .progress import bars
 from .prompt_sets import from_problems
+from .tracking import ui_command
 
 FEWEST = 60
 
@@ -69,7 +70,7 @@ class QuickstartReport:
                         f"log      {self.collected.log}",
                         f'router   {out}      howhard route "Use 3, 5 and 7 to make 36." --router {out}',
                         f"plot     {out.with_suffix('.png')}",
-                        f"MLflow   {uri}      mlflow ui --backend-store-uri {uri}",
+                        f"MLflow   {uri}      {ui_command(uri)}",
                     ]
                 ),
             ]

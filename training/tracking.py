@@ -187,15 +187,6 @@ def log_from_runs(
     return log
 
 
-def tables_from_runs(
-    *, runs: Sequence[str] = (), experiment: str | None = None, uri: str | None = None
-) -> dict[str, pd.DataFrame]:
-    """The tables of collection runs by name: "prompts", "samples", "outcomes" (assembled). As `log_from_runs`."""
-    with tempfile.TemporaryDirectory(prefix="howhard-") as folder:
-        log = log_from_runs(folder, runs=runs, experiment=experiment, uri=uri)
-        return {"prompts": log.prompts(), "samples": log.samples(), "outcomes": assemble(log)}
-
-
 # ── the registry ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

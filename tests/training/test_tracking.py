@@ -9,6 +9,7 @@ import pytest
 from howhard.strategies.errors import ConfigError, InputError, TableError, WorldError
 from howhard.strategies.specs import ArmSpec, BestOfNSpec, SingleSpec, VoteSpec
 from howhard.training import tables, tracking
+from howhard.training.collect import assemble
 from howhard.training.log import Log
 
 SAMPLING = {"temperature": 1.0, "max_tokens": 16}
@@ -121,11 +122,12 @@ def test_the_tables_come_back_from_a_run_and_from_a_whole_experiment(uri, tmp_pa
         assert one.notes()["arms"] == a.notes()["arms"]
         assert "mlflow" not in one.notes()
     assert tracking.collection_runs(uri=uri) == [first, second]
-    whole = tracking.tables_from_runs(experiment="howhard", uri=uri)
-    assert whole["prompts"]["prompt_id"].tolist() == ["p0", "p1", "p2", "p3"]
-    assert len(whole["samples"]) == 16
-    assert len(whole["outcomes"]) == 8
-    assert whole["outcomes"]["source"].unique().tolist() == ["derived"]
+    whole = tracking.log_from_runs(tmp_path / "whole", experiment="howhard", uri=uri)
+    assert whole.prompts()["prompt_id"].tolist() == ["p0", "p1", "p2", "p3"]
+    assert len(whole.samples()) == 16
+    outcomes = assemble(whole)
+    assert len(outcomes) == 8
+    assert outcomes["source"].unique().tolist() == ["derived"]
 
 
 def test_runs_without_tables_are_refused_with_what_to_do(uri, tmp_path):
