@@ -26,9 +26,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ..strategies import ArmSpec, VerifierSpec
 from ..strategies.base import Prices
 from ..strategies.errors import ArtifactError, HowhardError
-from ..strategies.specs import ArmSpec, VerifierSpec
 from .features import FeatureSpec
 from .objective import Objective
 from .policy import PolicySpec, UtilityPolicy

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..strategies.specs import SpecError
+from ..strategies.spec import SpecError
 
 VERSION = "fast/1"
 HEAD = 6_000

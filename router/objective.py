@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from ..strategies.specs import SpecError
+from ..strategies.spec import SpecError
 
 
 class Objective(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..strategies.base import StrategyResult
 from ..strategies.errors import ConfigError, InputError, NoFeasibleArm, nearest
-from ..strategies.specs import SpecError
+from ..strategies.spec import SpecError
 from .decision import Reason
 from .estimates import Estimates, Floats
 from .objective import Objective

@@ -20,6 +20,17 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from ..strategies import (
+    ArmSpec,
+    BackendSpec,
+    BestOfNSpec,
+    LocalSpec,
+    PricesSpec,
+    TreeSearchSpec,
+    build_strategy,
+    open_backend,
+    open_verifiers,
+)
 from ..strategies.base import Arm, Backend, Budget, Delta, Prefix, Prompt, Request, StrategyResult, Verifier
 from ..strategies.errors import (
     ArtifactError,
@@ -31,17 +42,6 @@ from ..strategies.errors import (
     nearest,
 )
 from ..strategies.single import SinglePass
-from ..strategies.specs import (
-    ArmSpec,
-    BackendSpec,
-    BestOfNSpec,
-    LocalSpec,
-    PricesSpec,
-    TreeSearchSpec,
-    build_strategy,
-    open_backend,
-    open_verifiers,
-)
 from .artifact import Manifest
 from .decision import ArmEstimate, Context, Decision, Reason
 from .estimates import Estimates

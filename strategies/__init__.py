@@ -36,34 +36,26 @@ from .base import (
     Verifier,
     as_messages,
 )
-from .best_of_n import BestOfN
-from .single import SinglePass, SingleStream
+from .best_of_n import BestOfN, BestOfNSpec
+from .catalogue import StrategySpec, VerifierSpec
+from .single import SinglePass, SingleSpec, SingleStream
+from .spec import PricesSpec
 from .specs import (
     ArmSpec,
     BackendSpec,
-    BestOfNSpec,
-    ExactCheckSpec,
-    FirstOfSpec,
     LocalSpec,
-    PricesSpec,
-    RewardModelSpec,
-    SingleSpec,
-    StrategySpec,
-    TreeSearchSpec,
-    VerifierSpec,
     VLLMSpec,
-    VoteSpec,
     build_arms,
     build_strategy,
     open_backend,
     open_backends,
     open_verifiers,
 )
-from .tree_search import TreeSearch
-from .verifiers.exact import ExactCheck
-from .verifiers.first_of import FirstOf
-from .verifiers.reward_model import RewardModel
-from .verifiers.vote import Vote
+from .tree_search import TreeSearch, TreeSearchSpec
+from .verifiers.exact import ExactCheck, ExactCheckSpec
+from .verifiers.first_of import FirstOf, FirstOfSpec
+from .verifiers.reward_model import RewardModel, RewardModelSpec
+from .verifiers.vote import Vote, VoteSpec
 
 __all__ = [
     "EXTRACTOR",

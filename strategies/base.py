@@ -11,9 +11,12 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from .errors import ConfigError, HowhardError, InputError
+
+if TYPE_CHECKING:
+    from .search.tree import Tree
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
@@ -107,6 +110,11 @@ class SamplingParams:
     stop        : strings that end a sample; the one that matched is kept at the end of the text if `keep_stop`.
     seed        : sample i of a call draws with seed + i; None = not reproducible.
     logprobs    : ask for the log-probability of each token drawn.
+    confidence_of : ask for the confidence of each token drawn, over so many most likely tokens; 0 = don't. See
+                  Generation.confidences. Servers cap it (vLLM at 20 by default), an embedded model knows all tokens.
+    thinking_tokens : a reasoning model's own cap on reasoning tokens, where the server has one (vLLM's
+                  `thinking_token_budget`); None = the server's default. A backend without one refuses it.
+    reasoning_effort : such a model's setting of that name ("low", "high", ...), passed on; None = the server's default.
     """
 
     temperature: float = 1.0
@@ -116,6 +124,9 @@ class SamplingParams:
     keep_stop: bool = False
     seed: int | None = None
     logprobs: bool = True
+    confidence_of: int = 0
+    thinking_tokens: int | None = None
+    reasoning_effort: str | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -124,6 +135,10 @@ class SamplingParams:
             raise ConfigError(f"top_p={self.top_p!r}: it must lie in (0, 1]")
         if self.max_tokens < 1:
             raise ConfigError(f"max_tokens={self.max_tokens!r}: it must be at least 1")
+        if self.confidence_of < 0:
+            raise ConfigError(f"confidence_of={self.confidence_of!r}: it must be 0 or more most likely tokens")
+        if self.thinking_tokens is not None and self.thinking_tokens < 0:
+            raise ConfigError(f"thinking_tokens={self.thinking_tokens!r}: it must be 0 or more")
         if any(not s for s in self.stop):
             raise ConfigError("stop holds an empty string, which would end every sample at once")
 
@@ -239,6 +254,9 @@ class Generation:
     stop_text        : the stop string that ended it; None at the end token, at the length, or when cancelled.
     token_ids        : the drawn tokens, prompt_token_ids those of prompt and answer so far; None if not offered.
     logprobs         : natural log-probability of each drawn token; None if not offered or not asked for.
+    confidences      : of each drawn token, -(1/k) sum of the natural log-probabilities of the k most likely tokens at
+                       its place (DeepConf, 2508.15260, section 2.1); None if not offered or not asked for.
+    reasoning        : what a reasoning model thought before its answer; `text` is the answer alone.
     prompt_tokens    : length of the whole prefix in tokens (cached_tokens of them came from a cache).
     seconds          : from the call to this sample's last token.
     error            : why it failed, for finish_reason "error"; what was drawn before is kept.
@@ -255,6 +273,7 @@ class Generation:
     token_ids: tuple[int, ...] | None = None
     prompt_token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
+    confidences: tuple[float, ...] | None = None
     reasoning: str = ""
     seconds: float = 0.0
     error: str | None = None
@@ -273,10 +292,14 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a streamed answer. `reasoning` pieces are told apart from `text` pieces."""
+    """A piece of a streamed answer. `reasoning` pieces are told apart from `text` pieces.
+
+    confidences : of the tokens of this piece, where they were asked for and come while streaming.
+    """
 
     text: str = ""
     reasoning: str = ""
+    confidences: tuple[float, ...] = ()
 
 
 class Sample:
@@ -384,9 +407,10 @@ class Backend(Protocol):
 class Candidate:
     """An answer that a strategy weighs: a sample, what was read out of it, and what verifiers made of it.
 
-    answer : the extracted final answer, None where the sample is not complete.
-    score  : of the strategy's verifier, in [0, 1]; None where it has none.
-    steps  : the verifier's score after each step, where it has them.
+    answer   : the extracted final answer, None where the sample is not complete.
+    score    : of the strategy's verifier, in [0, 1]; None where it has none.
+    steps    : the verifier's score after each step, where it has them.
+    feedback : the verifier's words about it ("test 3 failed: ..."), where it has them.
     """
 
     text: str
@@ -394,6 +418,16 @@ class Candidate:
     generation: Generation
     score: float | None = None
     steps: tuple[float, ...] | None = None
+    feedback: str | None = None
+
+    @classmethod
+    def of(cls, text: str, answer: str | None = None) -> "Candidate":
+        """Make a candidate of a text alone, as it is read from a log: complete, and nothing known of its drawing."""
+        return cls(
+            text=text,
+            answer=answer,
+            generation=Generation(text=text, finish_reason="stop", completion_tokens=0, prompt_tokens=0),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,6 +438,9 @@ class Verdicts:
     shared : the part of `usage` that does not grow with the number of candidates: the prompt, read once for all.
     sound : a 1 among these scores proves its answer right, even where the verifier as a whole promises less (one
             that hands a request on to an exact check, say).
+    feedback : words about each candidate that a model could act on (which test failed, and how), None where it has
+            none.
+    note : what must be known about the call as a whole, for instance how code was isolated; "" = nothing.
     """
 
     scores: tuple[float | None, ...]
@@ -411,6 +448,8 @@ class Verdicts:
     steps: tuple[tuple[float, ...] | None, ...] | None = None
     sound: bool = False
     shared: Usage = field(default_factory=Usage)
+    feedback: tuple[str | None, ...] | None = None
+    note: str = ""
 
 
 @runtime_checkable
@@ -424,8 +463,8 @@ class Verifier(Protocol):
     name: str
     sound: bool
 
-    async def score(self, request: Request, texts: Sequence[str], *, partial: bool = False) -> Verdicts:
-        """Score each text as an answer to the request; `partial` texts are unfinished solutions.
+    async def score(self, request: Request, candidates: Sequence[Candidate], *, partial: bool = False) -> Verdicts:
+        """Score each candidate as an answer to the request; the texts of `partial` ones are unfinished solutions.
 
         A verifier that cannot judge this request (an exact check of another kind of puzzle) gives None for each.
         Raises VerifierError when it fails; nothing is ever silently ranked.
@@ -439,6 +478,7 @@ class StrategyResult:
 
     stopped_because : a sentence for people: "drew all 8 samples", "the budget of 400 tokens was spent", ...
     candidates      : every answer weighed, failed samples included, in launch order.
+    tree            : of a search: all its nodes, to be exported or drawn (search.tree.Tree); None elsewhere.
     """
 
     answer: str | None
@@ -448,10 +488,16 @@ class StrategyResult:
     usage: Usage = field(default_factory=Usage)
     seconds: float = 0.0
     stopped_because: str = ""
+    tree: "Tree | None" = None
 
 
 Trace = Callable[[str, Mapping[str, object]], None]
-"""Called with the name of an event ("sample", "node", ...) and its fields, as a run goes on."""
+"""Called with the name of an event and its fields, as a run goes on.
+
+"sample" : backend, fingerprint, params (SamplingParams), index, candidate (Candidate), chosen, wave (which draw of
+           the run it came from, 0 the first), planned (samples that were planned in all), stopped_because.
+"node"   : of a search: backend, node, parent, depth, text, score, copies, completion_tokens, finished, kept.
+Others are the strategy's own."""
 
 
 class Strategy(Protocol):

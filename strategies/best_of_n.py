@@ -15,7 +15,8 @@ from .base import (
     Verifier,
 )
 from .errors import ConfigError
-from .running import Call, Run, best_of, candidate, most_tokens
+from .running import Call, Run, best_of, candidate, most_tokens, with_verdict
+from .spec import Parts, StrategyFields
 
 DEFAULT_VERIFIER = "best"
 """A verifier of this name is the default one: it does not show in a strategy's name."""
@@ -71,13 +72,12 @@ class BestOfN(Bindable):
         complete = [i for i, c in enumerate(candidates) if c.generation.complete]
         reason = self._why(run, n, max_tokens, judge, candidates)
         if judge and complete:
-            verdicts = await run.judge(self.verifier, [candidates[i].text for i in complete])
+            verdicts = await run.judge(self.verifier, [candidates[i] for i in complete])
             for place, i in enumerate(complete):
-                steps = verdicts.steps[place] if verdicts.steps is not None else None
-                candidates[i] = candidate(generations[i], score=verdicts.scores[place], steps=steps)
+                candidates[i] = with_verdict(candidates[i], verdicts, place)
             if all(score is None for score in verdicts.scores):
                 reason += f"; {self.verifier.name!r} judged none of them, so the first complete one was kept"
-        return run.result(candidates, best_of(candidates), reason)
+        return run.result(candidates, best_of(candidates), reason, params=self.params, planned=self.n)
 
     def _affordable(self, run: Run, prefix: Prefix) -> tuple[int, int, bool]:
         """Find how many samples, of how many tokens, the budget holds, and whether they can be judged."""
@@ -97,3 +97,15 @@ class BestOfN(Bindable):
         if n < self.n:
             return f"{run.budget_words} holds {n} of {self.n} samples"
         return f"drew all {n} samples" if n > 1 else "drew 1 sample"
+
+
+class BestOfNSpec(StrategyFields, frozen=True, kw_only=True, tag="best_of_n"):
+    """`n` samples and the name of the verifier that chooses; the default one is called "best"."""
+
+    n: int = 8
+    verifier: str = DEFAULT_VERIFIER
+
+    def build(self, parts: Parts) -> BestOfN:
+        """See StrategyFields."""
+        verifier = parts.verifier(self.verifier, asked_by="best-of-N")
+        return BestOfN(n=self.n, verifier=verifier, params=self.params(parts.seed))

@@ -4,10 +4,11 @@ A strategy holds settings; a Run holds the state of one request. Nothing here de
 """
 
 import asyncio
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from .answers import extract
 from .base import (
@@ -28,6 +29,9 @@ from .base import (
     Verifier,
 )
 from .errors import BackendError, HowhardError, InputError, VerifierError
+
+if TYPE_CHECKING:
+    from .search.tree import Tree
 
 _TEMPLATE_TOKENS = 64  # most tokens that a chat template is taken to add where the backend can't count them
 
@@ -163,6 +167,12 @@ class Run:
             raise
         return await self.collect(batches)
 
+    async def wave(self, prefix: Prefix, n: int, params: SamplingParams, *, drawn: int) -> list[Generation]:
+        """Draw n more samples of a prefix of which `drawn` were drawn already; together they are as one seeded call."""
+        seed = None if params.seed is None else params.seed + drawn
+        [[generations]] = await self.draw([Call([prefix], n, params.but(seed=seed))])
+        return generations
+
     async def collect(self, batches: Sequence[Batch]) -> list[list[list[Generation]]]:
         """Wait for batches under way, and book them; see `draw`."""
         release = self.arm(batches)
@@ -189,19 +199,19 @@ class Run:
 
         return asyncio.get_running_loop().call_later(left, expire).cancel
 
-    async def judge(self, verifier: Verifier, texts: Sequence[str], *, partial: bool = False) -> Verdicts:
-        """Have texts judged and book it. Out of time, every text stays unjudged.
+    async def judge(self, verifier: Verifier, candidates: Sequence[Candidate], *, partial: bool = False) -> Verdicts:
+        """Have candidates judged and book it. Out of time, every one stays unjudged.
 
         Raises VerifierError, see `judged`.
         """
-        nothing = Verdicts((None,) * len(texts))
+        nothing = Verdicts((None,) * len(candidates))
         left = self._seconds_left()
-        if not texts or left == 0:
+        if not candidates or left == 0:
             self.out_of_time = self.out_of_time or left == 0
             return nothing
         try:
             async with asyncio.timeout(left):
-                verdicts = await judged(verifier, self.request, texts, partial=partial)
+                verdicts = await judged(verifier, self.request, candidates, partial=partial)
         except TimeoutError:
             self.out_of_time = True
             return nothing
@@ -215,10 +225,22 @@ class Run:
         if self._trace is not None:
             self._trace(event, fields)
 
-    def result(self, candidates: Sequence[Candidate], best: Candidate | None, stopped_because: str) -> StrategyResult:
+    def result(
+        self,
+        candidates: Sequence[Candidate],
+        best: Candidate | None,
+        stopped_because: str,
+        *,
+        params: SamplingParams | None = None,
+        waves: Sequence[int] | None = None,
+        planned: int | None = None,
+        tree: "Tree | None" = None,
+    ) -> StrategyResult:
         """Close the run: trace every candidate, and answer with the best one.
 
         Where no candidate is complete there is no answer, and the text is the best one's all the same.
+        params : how the candidates were drawn.   waves : which draw each came from; None = all from one.
+        planned : samples that were planned in all; None = those that were drawn.
         Raises BackendError, or what the backend said more precisely, where every sample failed.
         """
         failed = [c for c in candidates if c.generation.finish_reason == "error"]
@@ -227,15 +249,15 @@ class Run:
         for index, c in enumerate(candidates):
             self.trace(
                 "sample",
+                backend=self.backend.name,
+                fingerprint=self.backend.fingerprint,
+                params=params,
                 index=index,
-                text=c.text,
-                answer=c.answer,
-                score=c.score,
-                steps=c.steps,
-                finish_reason=c.generation.finish_reason,
-                completion_tokens=c.generation.completion_tokens,
-                error=c.generation.error,
+                candidate=c,
                 chosen=c is best,
+                wave=0 if waves is None else waves[index],
+                planned=len(candidates) if planned is None else planned,
+                stopped_because=stopped_because,
             )
         reasons = [stopped_because]
         if failed:
@@ -250,6 +272,7 @@ class Run:
             usage=self.meter.usage,
             seconds=self.meter.seconds,
             stopped_because="; ".join(reasons),
+            tree=tree,
         )
 
 
@@ -272,17 +295,20 @@ def _cancel(batches: Sequence[Batch]) -> None:
         batch.cancel()
 
 
-def candidate(
-    generation: Generation,
-    *,
-    text: str | None = None,
-    score: float | None = None,
-    steps: tuple[float, ...] | None = None,
-) -> Candidate:
+def candidate(generation: Generation, *, text: str | None = None) -> Candidate:
     """Make a candidate of a sample; only a complete one has an answer. `text` replaces the sample's own."""
     text = generation.text if text is None else text
-    answer = extract(text) if generation.complete else None
-    return Candidate(text=text, answer=answer, generation=generation, score=score, steps=steps)
+    return Candidate(text=text, answer=extract(text) if generation.complete else None, generation=generation)
+
+
+def with_verdict(candidate: Candidate, verdicts: Verdicts, place: int) -> Candidate:
+    """Return the candidate with what a verifier made of it; it was the one at `place` in the call."""
+    return dataclasses.replace(
+        candidate,
+        score=verdicts.scores[place],
+        steps=None if verdicts.steps is None else verdicts.steps[place],
+        feedback=None if verdicts.feedback is None else verdicts.feedback[place],
+    )
 
 
 def best_of(candidates: Sequence[Candidate]) -> Candidate | None:
@@ -297,31 +323,35 @@ def best_of(candidates: Sequence[Candidate]) -> Candidate | None:
     return next((c for c in candidates if c.generation.finish_reason != "error"), None)
 
 
-async def judged(verifier: Verifier, request: Request, texts: Sequence[str], *, partial: bool = False) -> Verdicts:
-    """Have texts judged, and check what comes back before anything is ranked by it.
+async def judged(
+    verifier: Verifier, request: Request, candidates: Sequence[Candidate], *, partial: bool = False
+) -> Verdicts:
+    """Have candidates judged, and check what comes back before anything is ranked by it.
 
     Raises VerifierError where the verifier raises, where it returns another number of scores or steps than
-    there are texts, or a score that is NaN or outside [0, 1].
+    there are candidates, or a score that is NaN or outside [0, 1].
     """
     try:
-        verdicts = await verifier.score(request, texts, partial=partial)
+        verdicts = await verifier.score(request, candidates, partial=partial)
     except HowhardError:
         raise
     except Exception as exc:
         raise VerifierError(f"verifier {verifier.name!r} raised {type(exc).__name__}: {exc}") from exc
     if not isinstance(verdicts, Verdicts) or not isinstance(verdicts.usage, Usage):
         raise VerifierError(f"verifier {verifier.name!r} returned {type(verdicts).__name__}, not Verdicts")
-    steps = verdicts.steps if verdicts.steps is not None else (None,) * len(texts)
-    if len(verdicts.scores) != len(texts) or len(steps) != len(texts):
+    n = len(candidates)
+    steps = verdicts.steps if verdicts.steps is not None else (None,) * n
+    feedback = verdicts.feedback if verdicts.feedback is not None else (None,) * n
+    if not len(verdicts.scores) == len(steps) == len(feedback) == n:
         raise VerifierError(
-            f"verifier {verifier.name!r} returned {len(verdicts.scores)} scores and {len(steps)} step lists "
-            f"for {len(texts)} texts"
+            f"verifier {verifier.name!r} returned {len(verdicts.scores)} scores, {len(steps)} step lists and "
+            f"{len(feedback)} pieces of feedback for {n} candidates"
         )
     for i, (score, own_steps) in enumerate(zip(verdicts.scores, steps, strict=True)):
         for value in (score, *(own_steps or ())):
             if value is not None and not _is_score(value):
                 raise VerifierError(
-                    f"verifier {verifier.name!r} gave text {i} the score {value!r}: it must lie in [0, 1]"
+                    f"verifier {verifier.name!r} gave candidate {i} the score {value!r}: it must lie in [0, 1]"
                 )
     return verdicts
 

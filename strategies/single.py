@@ -16,6 +16,7 @@ from .base import (
     Trace,
 )
 from .running import Call, Run, candidate
+from .spec import Parts, StrategyFields
 
 
 class SinglePass(Bindable):
@@ -96,7 +97,7 @@ class SingleStream:
                 self._release()
                 [[[generation]]] = await self._run.collect([self._batch])
                 only = candidate(generation)
-                self._result = self._run.result([only], only, self._why(generation.finish_reason))
+                self._result = self._run.result([only], only, self._why(generation.finish_reason), params=self._params)
         return self._result
 
     def _why(self, finish_reason: str) -> str:
@@ -107,3 +108,11 @@ class SingleStream:
         if finish_reason == "cancelled":
             return f"{run.budget_words} was spent" if run.out_of_time else "the sample was cancelled"
         return "drew 1 sample"
+
+
+class SingleSpec(StrategyFields, frozen=True, kw_only=True, tag="single"):
+    """One sample."""
+
+    def build(self, parts: Parts) -> SinglePass:
+        """See StrategyFields."""
+        return SinglePass(self.params(parts.seed))

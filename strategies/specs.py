@@ -12,47 +12,12 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from .base import Arm, Backend, Prices, SamplingParams, Strategy, Verifier
-from .best_of_n import BestOfN, best_of_n_name
+from .base import Arm, Backend, Strategy, Verifier
+from .catalogue import STRATEGIES, VERIFIERS, StrategySpec, VerifierSpec
 from .errors import ConfigError, nearest
-from .single import SinglePass
-from .tree_search import TreeSearch
-from .verifiers.exact import ExactCheck
-from .verifiers.first_of import FirstOf
-from .verifiers.reward_model import AGGREGATES, Aggregate, RewardModel
-from .verifiers.vote import Vote
+from .spec import Parts, PricesSpec, SpecError, demand, prices_of
 
-
-class SpecError(ConfigError, ValueError):
-    """A spec is out of range. Also a ValueError, so that msgspec adds where in the file it stands."""
-
-
-def _demand(holds: bool, message: str) -> None:
-    if not holds:
-        raise SpecError(message)
-
-
-# ── prices and backends ─────────────────────────────────────────────────────────────────────────────────────
-
-
-class PricesSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Prices per single token, in the one currency of all prices; `cached` None = as any prompt token."""
-
-    prompt: float
-    completion: float
-    cached: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("prompt", "completion", "cached"):
-            value = getattr(self, name)
-            _demand(
-                value is None or (math.isfinite(value) and value >= 0),
-                f"prices.{name}={value!r}: a price is a finite number >= 0, per token",
-            )
-
-
-COMPLETION_TOKENS = Prices(prompt=0.0, completion=1.0)
-"""The prices of a backend without any: cost then counts completion tokens."""
+# ── backends ─────────────────────────────────────────────────────────────────────────────────────
 
 
 class LocalSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="local"):
@@ -68,8 +33,8 @@ class LocalSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_batch: int = 256
 
     def __post_init__(self) -> None:
-        _demand(bool(self.model), "model is empty: give a directory or the name of a model that ships")
-        _demand(self.max_batch >= 1, f"max_batch={self.max_batch!r}: it must be at least 1")
+        demand(bool(self.model), "model is empty: give a directory or the name of a model that ships")
+        demand(self.max_batch >= 1, f"max_batch={self.max_batch!r}: it must be at least 1")
 
 
 class VLLMSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="vllm"):
@@ -89,19 +54,19 @@ class VLLMSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
-        _demand(
+        demand(
             self.url.startswith(("http://", "https://")),
             f"url={self.url!r}: it must begin with http:// or https://, such as http://127.0.0.1:8000/v1",
         )
-        _demand(bool(self.model), "model is empty: give the name under which the server serves it")
+        demand(bool(self.model), "model is empty: give the name under which the server serves it")
         for name in ("timeout_s", "connect_timeout_s"):
             value = getattr(self, name)
-            _demand(
+            demand(
                 math.isfinite(value) and value > 0,
                 f"{name}={value!r}: it must be a finite number of seconds above 0",
             )
-        _demand(self.retries >= 0, f"retries={self.retries!r}: it must not be negative")
-        _demand(self.max_concurrency >= 1, f"max_concurrency={self.max_concurrency!r}: it must be at least 1")
+        demand(self.retries >= 0, f"retries={self.retries!r}: it must not be negative")
+        demand(self.max_concurrency >= 1, f"max_concurrency={self.max_concurrency!r}: it must be at least 1")
 
 
 BackendSpec = LocalSpec | VLLMSpec
@@ -112,8 +77,8 @@ def open_backend(name: str, spec: BackendSpec) -> Backend:
 
     Raises ConfigError for a model that isn't there, a missing API key, or a missing extra.
     """
-    _demand(bool(name) and "/" not in name, f"backend name {name!r}: it must be non-empty, without a slash")
-    prices = _prices(spec.prices)
+    demand(bool(name) and "/" not in name, f"backend name {name!r}: it must be non-empty, without a slash")
+    prices = prices_of(spec.prices)
     if isinstance(spec, LocalSpec):
         try:
             from .backends.local import LocalBackend
@@ -155,12 +120,6 @@ def check_prices(specs: Mapping[str, BackendSpec]) -> None:
         )
 
 
-def _prices(spec: PricesSpec | Prices | None) -> Prices:
-    if spec is None:
-        return COMPLETION_TOKENS
-    return Prices(prompt=spec.prompt, completion=spec.completion, cached=spec.cached)
-
-
 def _missing_extra(what: str, exc: ImportError) -> str:
     return f"{what} needs {exc.name or exc}, which is not installed: pip install 'howhard[local]'"
 
@@ -168,173 +127,49 @@ def _missing_extra(what: str, exc: ImportError) -> str:
 # ── verifiers ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class ExactCheckSpec(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="exact_check"
-):
-    """The exact checks that ship: Countdown, path in a graph."""
-
-
-class VoteSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="vote"):
-    """Agreement of the samples."""
-
-
-class RewardModelSpec(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    tag_field="kind",
-    tag="reward_model",
-):
-    """An embedded process reward model.
-
-    aggregate : how step scores become one: "last", "min", "product" or "mean".
-    prices    : of the tokens it reads (`prompt`); None = they count as much as tokens drawn.
-    """
-
-    model: str = "tiny-prm"
-    aggregate: Aggregate = "last"
-    prices: PricesSpec | None = None
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        _demand(bool(self.model), "model is empty: give a directory or the name of a model that ships")
-        _demand(
-            self.aggregate in AGGREGATES,
-            f"aggregate={self.aggregate!r}{nearest(str(self.aggregate), AGGREGATES)}",
-        )
-
-
-class FirstOfSpec(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="first_of"
-):
-    """Other verifiers by name; the first that can judge a request does."""
-
-    verifiers: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        _demand(len(self.verifiers) > 0, "verifiers is empty: name at least one verifier")
-
-
-VerifierSpec = ExactCheckSpec | VoteSpec | RewardModelSpec | FirstOfSpec
-
-
-def open_verifiers(specs: Mapping[str, VerifierSpec]) -> dict[str, Verifier]:
+def open_verifiers(
+    specs: Mapping[str, VerifierSpec], backends: Mapping[str, Backend] | None = None
+) -> dict[str, Verifier]:
     """Open all verifiers of a configuration; each is called as its key says.
 
-    Raises ConfigError for a first_of that names an unknown verifier or, by whatever way, itself, for a model
-    that isn't there, or a missing extra.
+    backends : what verifiers that ask a model (a judge) may ask.
+
+    Raises ConfigError for a verifier that names another one or a backend that is unknown or, by whatever way,
+    itself, for a model that isn't there, or a missing extra.
     """
-    opened: dict[str, Verifier] = {}
+    opening = _Opening(specs, backends or {})
+    return {name: opening.open(name) for name in specs}
 
-    def open_one(name: str, asked_by: tuple[str, ...]) -> Verifier:
-        if name in asked_by:
-            raise ConfigError(f"verifier {name!r} is made of itself: {' -> '.join((*asked_by, name))}")
+
+class _Opening(Parts):
+    """Opens verifiers in the order in which they need each other."""
+
+    def __init__(self, specs: Mapping[str, VerifierSpec], backends: Mapping[str, Backend]) -> None:
+        super().__init__({}, backends)
+        object.__setattr__(self, "_state", (specs, {}, []))
+
+    def verifier(self, name: str, *, asked_by: str) -> Verifier:
+        specs, _, under_way = self._state  # type: ignore[attr-defined]
+        if name in under_way:
+            raise ConfigError(f"verifier {name!r} is made of itself: {' -> '.join((*under_way, name))}")
         if name not in specs:
-            raise ConfigError(f"verifier {asked_by[-1]!r} names verifier {name!r}{nearest(name, specs)}")
+            raise ConfigError(f"{asked_by} names verifier {name!r}{nearest(name, specs)}")
+        return self.open(name)
+
+    def open(self, name: str) -> Verifier:
+        specs, opened, under_way = self._state  # type: ignore[attr-defined]
         if name not in opened:
-            spec = specs[name]
-            if isinstance(spec, FirstOfSpec):
-                members = [open_one(member, (*asked_by, name)) for member in spec.verifiers]
-                opened[name] = FirstOf(name, members)
-            else:
-                opened[name] = _open_verifier(name, spec)
+            under_way.append(name)
+            try:
+                opened[name] = specs[name].open(name, self)
+            except ImportError as exc:
+                raise ConfigError(_missing_extra(f"verifier {name!r}", exc)) from exc
+            finally:
+                under_way.pop()
         return opened[name]
-
-    return {name: open_one(name, ()) for name in specs}
-
-
-def _open_verifier(name: str, spec: VerifierSpec) -> Verifier:
-    if isinstance(spec, ExactCheckSpec):
-        return ExactCheck(name=name)
-    if isinstance(spec, VoteSpec):
-        return Vote(name=name)
-    assert isinstance(spec, RewardModelSpec)
-    prices = Prices(prompt=1.0, completion=0.0) if spec.prices is None else _prices(spec.prices)
-    try:
-        return RewardModel(spec.model, prices=prices, aggregate=spec.aggregate, device=spec.device, name=name)
-    except ImportError as exc:
-        raise ConfigError(_missing_extra(f"verifier {name!r}", exc)) from exc
 
 
 # ── strategies and arms ─────────────────────────────────────────────────────────────────────────────────────
-
-
-class _Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How texts are drawn; see SamplingParams. `max_tokens` bounds one whole answer."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_tokens: int = 256
-
-    def __post_init__(self) -> None:
-        try:
-            self.params()
-        except ConfigError as exc:
-            raise SpecError(str(exc)) from exc
-
-    def params(self) -> SamplingParams:
-        """The same as SamplingParams."""
-        return SamplingParams(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
-
-
-class SingleSpec(_Sampling, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="single"):
-    """One sample."""
-
-    @property
-    def name(self) -> str:
-        """As SinglePass.name."""
-        return "single"
-
-
-class BestOfNSpec(_Sampling, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="best_of_n"):
-    """`n` samples and the name of the verifier that chooses; the default one is called "best"."""
-
-    n: int
-    verifier: str = "best"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _demand(self.n >= 1, f"n={self.n!r}: best-of-N draws at least 1 sample")
-        _demand(self.n == 1 or self.temperature > 0, "temperature=0 would draw the same sample n times")
-
-    @property
-    def name(self) -> str:
-        """As BestOfN.name."""
-        return best_of_n_name(self.n, self.verifier)
-
-
-class TreeSearchSpec(
-    _Sampling, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="tree_search"
-):
-    """A beam over steps; see TreeSearch for each setting."""
-
-    width: int
-    branches: int
-    verifier: str = "best"
-    step_end: str = "\n"
-    step_tokens: int = 64
-    max_steps: int = 32
-    token_budget: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("width", "branches", "step_tokens", "max_steps", "token_budget"):
-            value = getattr(self, name)
-            _demand(value is None or value >= 1, f"{name}={value!r}: it must be at least 1")
-        _demand(bool(self.step_end), "step_end is empty: give the text that ends a step")
-        _demand(
-            self.width * self.branches == 1 or self.temperature > 0,
-            "temperature=0 would draw the same step again and again: set it above 0",
-        )
-
-    @property
-    def name(self) -> str:
-        """As TreeSearch.name."""
-        return f"beam_{self.width}x{self.branches}"
-
-
-StrategySpec = SingleSpec | BestOfNSpec | TreeSearchSpec
 
 
 class ArmSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -349,29 +184,20 @@ class ArmSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return f"{self.backend}/{self.strategy.name}"
 
 
-def build_strategy(spec: StrategySpec, verifiers: Mapping[str, Verifier], *, seed: int | None = None) -> Strategy:
+def build_strategy(
+    spec: StrategySpec,
+    verifiers: Mapping[str, Verifier],
+    *,
+    backends: Mapping[str, Backend] | None = None,
+    seed: int | None = None,
+) -> Strategy:
     """Build a strategy that draws with `seed` (None = not reproducible).
 
-    Raises ConfigError for a verifier that is not among `verifiers`.
+    backends : what strategies with stages on further backends may use.
+
+    Raises ConfigError for a verifier that is not among `verifiers`, or such a backend.
     """
-    params = spec.params().but(seed=seed)
-    if isinstance(spec, SingleSpec):
-        return SinglePass(params)
-    if spec.verifier not in verifiers:
-        raise ConfigError(f"{spec.name} wants verifier {spec.verifier!r}{nearest(spec.verifier, verifiers)}")
-    verifier = verifiers[spec.verifier]
-    if isinstance(spec, BestOfNSpec):
-        return BestOfN(n=spec.n, verifier=verifier, params=params)
-    return TreeSearch(
-        width=spec.width,
-        branches=spec.branches,
-        verifier=verifier,
-        params=params,
-        step_end=spec.step_end,
-        step_tokens=spec.step_tokens,
-        max_steps=spec.max_steps,
-        token_budget=spec.token_budget,
-    )
+    return spec.build(Parts(verifiers, backends or {}, seed))
 
 
 def build_arms(
@@ -389,10 +215,30 @@ def build_arms(
     for spec in specs:
         if spec.backend not in backends:
             raise ConfigError(f"arm {spec.name!r} wants backend {spec.backend!r}{nearest(spec.backend, backends)}")
-        arm = build_strategy(spec.strategy, verifiers, seed=seed).on(backends[spec.backend])
+        arm = build_strategy(spec.strategy, verifiers, backends=backends, seed=seed).on(backends[spec.backend])
         if arm.name in arms:
             raise ConfigError(
                 f"two arms are called {arm.name!r}: a log could not tell them apart; rename one's backend"
             )
         arms[arm.name] = arm
     return arms
+
+
+__all__ = [
+    "STRATEGIES",
+    "VERIFIERS",
+    "ArmSpec",
+    "BackendSpec",
+    "LocalSpec",
+    "PricesSpec",
+    "SpecError",
+    "StrategySpec",
+    "VLLMSpec",
+    "VerifierSpec",
+    "build_arms",
+    "build_strategy",
+    "check_prices",
+    "open_backend",
+    "open_backends",
+    "open_verifiers",
+]

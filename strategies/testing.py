@@ -354,7 +354,7 @@ async def the_trace_tells_every_candidate(subject: Subject) -> None:
         Request.of(subject.prompts[0]), subject.backend, trace=lambda event, fields: events.append((event, {**fields}))
     )
     samples = [fields for event, fields in events if event == "sample"]
-    assert [fields["text"] for fields in samples] == [c.text for c in result.candidates]
+    assert [fields["candidate"].text for fields in samples] == [c.text for c in result.candidates]
     assert sum(bool(fields["chosen"]) for fields in samples) == 1
 
 

@@ -25,6 +25,7 @@ from .base import (
 )
 from .errors import ConfigError, PromptTooLong
 from .running import Call, CountsTokens, Run, best_of, candidate, most_tokens
+from .spec import Parts, StrategyFields
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +59,8 @@ class _Node:
         joined = _joined(self.steps)
         if not self.finished and joined.finish_reason == "stop":
             joined = dataclasses.replace(joined, finish_reason="length")
-        return candidate(joined, text=self.prefix.answer, score=self.score, steps=self.step_scores)
+        own = candidate(joined, text=self.prefix.answer)
+        return dataclasses.replace(own, score=self.score, steps=self.step_scores)
 
 
 def _joined(steps: Sequence[Generation]) -> Generation:
@@ -164,7 +166,7 @@ class TreeSearch(Bindable):
             if partial.steps or not weighed:
                 best = weighed.setdefault(partial, partial.candidate())
         candidates = list(weighed.values())
-        return run.result(candidates, best, why)
+        return run.result(candidates, best, why, params=self.params)
 
     def _tighter(self, budget: Budget | None) -> Budget | None:
         if self.token_budget is None:
@@ -318,7 +320,7 @@ class _Search:
         children = [child for child in children if self._goes_on(child)]
         for partial in (False, True):
             group = [child for child in children if child.finished != partial]
-            verdicts = await run.judge(s.verifier, [child.prefix.answer for child in group], partial=partial)
+            verdicts = await run.judge(s.verifier, [child.candidate() for child in group], partial=partial)
             for i, child in enumerate(group):
                 child.score = verdicts.scores[i]
                 child.step_scores = verdicts.steps[i] if verdicts.steps is not None else None
@@ -383,10 +385,35 @@ class _Search:
         last = _Node(index, prefix, node, (*node.steps, generation), finished=generation.complete)
         read = most_tokens(run.backend, prefix) + 2
         if last.finished and run.allows(prompt=0, completion=0, judged=read, verifier=s.verifier):
-            verdicts = await run.judge(s.verifier, [prefix.answer])
+            verdicts = await run.judge(s.verifier, [last.candidate()])
             last.score = verdicts.scores[0]
             last.step_scores = verdicts.steps[0] if verdicts.steps is not None else None
         self.ended.append(last)
         if generation.finish_reason != "error":
             self.beam = []  # the end of this way is what there is to show
         return "; the best way was written to its end greedily" if last.finished else ""
+
+
+class TreeSearchSpec(StrategyFields, frozen=True, kw_only=True, tag="tree_search"):
+    """A beam over steps; see TreeSearch for each setting."""
+
+    width: int = 4
+    branches: int = 4
+    verifier: str = "best"
+    step_end: str = "\n"
+    step_tokens: int = 64
+    max_steps: int = 32
+    token_budget: int | None = None
+
+    def build(self, parts: Parts) -> TreeSearch:
+        """See StrategyFields."""
+        return TreeSearch(
+            width=self.width,
+            branches=self.branches,
+            verifier=parts.verifier(self.verifier, asked_by="tree search"),
+            params=self.params(parts.seed),
+            step_end=self.step_end,
+            step_tokens=self.step_tokens,
+            max_steps=self.max_steps,
+            token_budget=self.token_budget,
+        )

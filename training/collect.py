@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import pandas as pd
 
+from ..strategies import ArmSpec, BestOfNSpec, VerifierSpec, build_arms, open_verifiers
 from ..strategies.answers import EXTRACTOR, extract
 from ..strategies.base import (
     Arm,
@@ -38,8 +39,7 @@ from ..strategies.errors import (
     PromptTooLong,
     TableError,
 )
-from ..strategies.running import most_tokens, reading_prices
-from ..strategies.specs import ArmSpec, BestOfNSpec, VerifierSpec, build_arms, open_verifiers
+from ..strategies.running import candidate, most_tokens, reading_prices
 from ..strategies.verifiers.first_of import FirstOf
 from ..strategies.verifiers.vote import Vote
 from . import tables
@@ -616,7 +616,7 @@ class _Collection:
         complete = [i for i, g in enumerate(generations) if g.complete]
         verdicts: list[list[Row]] = [[] for _ in generations]
         for scorer in self.scorers if complete else ():
-            judged = await scorer.score(request, [generations[i].text for i in complete])
+            judged = await scorer.score(request, [candidate(generations[i]) for i in complete])
             usage += judged.usage
             for i, verdict in zip(complete, _shared(scorer.name, judged), strict=True):
                 verdicts[i].append(verdict)

@@ -22,9 +22,9 @@ from ..router.decision import Decision
 from ..router.objective import Objective
 from ..router.policy import Policy
 from ..router.router import RoutedResult, Router, threshold_policy
+from ..strategies import ArmSpec, VerifierSpec, open_backends, open_verifiers
 from ..strategies.base import SamplingParams
 from ..strategies.errors import ConfigError, InputError, TableError
-from ..strategies.specs import ArmSpec, VerifierSpec, open_backends, open_verifiers
 from . import collect as collecting
 from . import tracking
 from .config import Config

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from ..router.objective import Objective
+from ..strategies import ArmSpec, BackendSpec, VerifierSpec
 from ..strategies.errors import ConfigError, nearest
-from ..strategies.specs import ArmSpec, BackendSpec, VerifierSpec
 
 
 class CollectConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,9 +79,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for arm in self.arms:
             if arm.backend not in self.backends:
                 raise ValueError(f"arm {arm.name!r} wants backend {arm.backend!r}{nearest(arm.backend, self.backends)}")
-            verifier = getattr(arm.strategy, "verifier", None)
-            if verifier is not None and verifier not in self.verifiers:
-                raise ValueError(f"arm {arm.name!r} wants verifier {verifier!r}{nearest(verifier, self.verifiers)}")
+            for verifier in arm.strategy.needs_verifiers:
+                if verifier not in self.verifiers:
+                    raise ValueError(f"arm {arm.name!r} wants verifier {verifier!r}{nearest(verifier, self.verifiers)}")
+            for backend in arm.strategy.needs_backends:
+                if backend not in self.backends:
+                    raise ValueError(f"arm {arm.name!r} wants backend {backend!r}{nearest(backend, self.backends)}")
         names = [arm.name for arm in self.arms]
         for name in names:
             if names.count(name) > 1:

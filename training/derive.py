@@ -24,9 +24,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from ..strategies.answers import EXTRACTOR, canonical, extract
-from ..strategies.errors import InputError, TableError, nearest
-from ..strategies.specs import (
+from ..strategies import (
     ArmSpec,
     BestOfNSpec,
     FirstOfSpec,
@@ -34,6 +32,8 @@ from ..strategies.specs import (
     VerifierSpec,
     VoteSpec,
 )
+from ..strategies.answers import EXTRACTOR, canonical, extract
+from ..strategies.errors import InputError, TableError, nearest
 from . import tables
 
 logger = logging.getLogger(__name__)

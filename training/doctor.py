@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
+from ..strategies import open_backend
 from ..strategies.backends.vllm import Capabilities, VLLMBackend
 from ..strategies.base import Backend, Prefix, SamplingParams, as_messages
 from ..strategies.errors import HowhardError
-from ..strategies.specs import open_backend
 from .config import Config
 
 PARTS = {

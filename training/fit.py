@@ -27,8 +27,8 @@ from ..router.features import FeatureSpec, featurize
 from ..router.objective import Objective
 from ..router.policy import Policy, PolicySpec, UtilityPolicy
 from ..router.predictor import STRANGE_SE, Predictor, pack_predictor
+from ..strategies import ArmSpec, VerifierSpec
 from ..strategies.errors import ConfigError, TableError
-from ..strategies.specs import ArmSpec, VerifierSpec
 from .clusters import k_means
 from .folds import Split, fold_of
 from .matrix import OutcomeMatrix

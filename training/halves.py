@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ..strategies.specs import ArmSpec, BestOfNSpec, VerifierSpec
+from ..strategies import ArmSpec, BestOfNSpec, VerifierSpec
 from .derive import derive, is_derivable
 from .matrix import OutcomeMatrix
 

@@ -20,8 +20,8 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from ..strategies import ArmSpec
 from ..strategies.errors import ConfigError, InputError, TableError, WorldError
-from ..strategies.specs import ArmSpec
 from . import tables
 from .collect import assemble
 from .log import Log

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ..base import Prices, Request, Verdicts
+from ..base import Candidate, Prices, Request, Verdicts
 from ..errors import ConfigError
+from ..spec import Parts, VerifierFields
 from .checkers import CHECKERS
 
 
@@ -28,11 +29,11 @@ class ExactCheck:
         self.name = name
         self.checkers = dict(checkers)
 
-    async def score(self, request: Request, texts: Sequence[str], *, partial: bool = False) -> Verdicts:
-        """Check each text."""
+    async def score(self, request: Request, candidates: Sequence[Candidate], *, partial: bool = False) -> Verdicts:
+        """Check each candidate."""
         if partial:
-            return Verdicts((None,) * len(texts))
-        return Verdicts(tuple(self._check(request.text, text) for text in texts), sound=True)
+            return Verdicts((None,) * len(candidates))
+        return Verdicts(tuple(self._check(request.text, c.text) for c in candidates), sound=True)
 
     def _check(self, prompt: str, text: str) -> float | None:
         for check in self.checkers.values():
@@ -40,3 +41,11 @@ class ExactCheck:
             if right is not None:
                 return float(right)
         return None
+
+
+class ExactCheckSpec(VerifierFields, frozen=True, kw_only=True, tag="exact_check"):
+    """The exact checks that ship: Countdown, path in a graph."""
+
+    def open(self, name: str, parts: Parts) -> ExactCheck:
+        """See VerifierFields."""
+        return ExactCheck(name=name)

@@ -1,9 +1,11 @@
 """A verifier made of several: the first that can judge a request does."""
 
+import dataclasses
 from collections.abc import Sequence
 
-from ..base import Prices, Request, Usage, Verdicts, Verifier
+from ..base import Candidate, Prices, Request, Usage, Verdicts, Verifier
 from ..errors import ConfigError
+from ..spec import Parts, VerifierFields, demand
 
 
 class FirstOf:
@@ -28,13 +30,26 @@ class FirstOf:
             return None
         return Prices(prompt=max(p.prompt for p in known), completion=max(p.completion for p in known))
 
-    async def score(self, request: Request, texts: Sequence[str], *, partial: bool = False) -> Verdicts:
-        """Have the texts judged by the first verifier that can; nobody's verdict is None for each."""
+    async def score(self, request: Request, candidates: Sequence[Candidate], *, partial: bool = False) -> Verdicts:
+        """Have the candidates judged by the first verifier that can; nobody's verdict is None for each."""
         spent = Usage()
         for verifier in self.verifiers:
-            verdicts = await verifier.score(request, texts, partial=partial)
+            verdicts = await verifier.score(request, candidates, partial=partial)
             spent += verdicts.usage
             if any(score is not None for score in verdicts.scores):
                 sound = verifier.sound or verdicts.sound
-                return Verdicts(verdicts.scores, spent, verdicts.steps, sound)
-        return Verdicts((None,) * len(texts), spent)
+                return dataclasses.replace(verdicts, usage=spent, shared=Usage(), sound=sound)
+        return Verdicts((None,) * len(candidates), spent)
+
+
+class FirstOfSpec(VerifierFields, frozen=True, kw_only=True, tag="first_of"):
+    """Other verifiers by name; the first that can judge a request does."""
+
+    verifiers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        demand(len(self.verifiers) > 0, "verifiers is empty: name at least one verifier")
+
+    def open(self, name: str, parts: Parts) -> FirstOf:
+        """See VerifierFields."""
+        return FirstOf(name, [parts.verifier(v, asked_by=f"verifier {name!r}") for v in self.verifiers])

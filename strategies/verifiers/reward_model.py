@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
-from ..base import Prices, Request, Usage, Verdicts
-from ..errors import ConfigError, VerifierError
+from ..base import Candidate, Prices, Request, Usage, Verdicts
+from ..errors import ConfigError, VerifierError, nearest
+from ..spec import Parts, PricesSpec, VerifierFields, demand, prices_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,10 +80,10 @@ class RewardModel:
         self._waiting: list[_Job] = []
         self._memories: dict[int, _Memory] = {}
 
-    async def score(self, request: Request, texts: Sequence[str], *, partial: bool = False) -> Verdicts:
+    async def score(self, request: Request, candidates: Sequence[Candidate], *, partial: bool = False) -> Verdicts:
         """Read each text and score it. Raises VerifierError where the model fails."""
         prompt = self._prompt(request)
-        encoded = [self._encode(prompt, text, partial) for text in texts]
+        encoded = [self._encode(prompt, c.text, partial) for c in candidates]
         fits = [len(ids) <= self._context for ids, _ in encoded]
         job = _Job(
             self._memory(request), tuple(prompt), [e for e, fit in zip(encoded, fits, strict=True) if fit], partial
@@ -260,3 +261,28 @@ def _in_batches(
 
 def _line_start(text: str, at: int) -> int:
     return text.rfind("\n", 0, at) + 1
+
+
+class RewardModelSpec(VerifierFields, frozen=True, kw_only=True, tag="reward_model"):
+    """An embedded process reward model.
+
+    aggregate : how step scores become one: "last", "min", "product" or "mean".
+    prices    : of the tokens it reads (`prompt`); None = they count as much as tokens drawn.
+    """
+
+    model: str = "tiny-prm"
+    aggregate: Aggregate = "last"
+    prices: PricesSpec | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        demand(bool(self.model), "model is empty: give a directory or the name of a model that ships")
+        demand(
+            self.aggregate in AGGREGATES,
+            f"aggregate={self.aggregate!r}{nearest(str(self.aggregate), AGGREGATES)}",
+        )
+
+    def open(self, name: str, parts: Parts) -> RewardModel:
+        """See VerifierFields."""
+        prices = prices_of(self.prices, Prices(prompt=1.0, completion=0.0))
+        return RewardModel(self.model, prices=prices, aggregate=self.aggregate, device=self.device, name=name)

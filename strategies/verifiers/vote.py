@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..answers import canonical, extract
-from ..base import Prices, Request, Verdicts
+from ..base import Candidate, Prices, Request, Verdicts
+from ..spec import Parts, VerifierFields
 
 
 class Vote:
@@ -20,10 +21,18 @@ class Vote:
     def __init__(self, *, name: str = "vote") -> None:
         self.name = name
 
-    async def score(self, request: Request, texts: Sequence[str], *, partial: bool = False) -> Verdicts:
+    async def score(self, request: Request, candidates: Sequence[Candidate], *, partial: bool = False) -> Verdicts:
         """Count the votes."""
         if partial:
-            return Verdicts((None,) * len(texts))
-        answers = [canonical(extract(text)) for text in texts]
+            return Verdicts((None,) * len(candidates))
+        answers = [canonical(extract(c.text) if c.answer is None else c.answer) for c in candidates]
         votes = Counter(answers)
         return Verdicts(tuple(votes[answer] / len(answers) for answer in answers))
+
+
+class VoteSpec(VerifierFields, frozen=True, kw_only=True, tag="vote"):
+    """Agreement of the samples."""
+
+    def open(self, name: str, parts: Parts) -> Vote:
+        """See VerifierFields."""
+        return Vote(name=name)

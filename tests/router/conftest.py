@@ -14,6 +14,7 @@ from howhard.router.features import FeatureSpec, featurize
 from howhard.router.objective import Objective
 from howhard.router.policy import UtilityPolicy
 from howhard.router.predictor import pack_predictor
+from howhard.strategies import ArmSpec, BestOfNSpec, SingleSpec, VoteSpec
 from howhard.strategies.base import (
     Batch,
     Delta,
@@ -25,7 +26,6 @@ from howhard.strategies.base import (
     Usage,
 )
 from howhard.strategies.errors import BackendError, HowhardError
-from howhard.strategies.specs import ArmSpec, BestOfNSpec, SingleSpec, VoteSpec
 
 SPEC = FeatureSpec(n_hashed=16)
 SPECS = (

@@ -19,6 +19,7 @@ from howhard.router import (
 )
 from howhard.router.artifact import write_artifact
 from howhard.router.router import threshold_policy
+from howhard.strategies import ArmSpec, BestOfNSpec, SingleSpec, TreeSearchSpec
 from howhard.strategies.base import Budget, Message
 from howhard.strategies.errors import (
     ArtifactError,
@@ -29,7 +30,6 @@ from howhard.strategies.errors import (
     NoFeasibleArm,
     PromptTooLong,
 )
-from howhard.strategies.specs import ArmSpec, BestOfNSpec, SingleSpec, TreeSearchSpec
 
 EASY = "add 4 and 2"
 HARD = "prove that the sum of 713, 922, 548, 391 and 877 is the product of two primes, and list them all"
@@ -345,7 +345,7 @@ def test_a_router_closes_what_it_opened(router_dir, backend, monkeypatch):
         return opened[name]
 
     monkeypatch.setattr("howhard.router.router.open_backend", open_scripted)
-    from howhard.strategies.specs import VLLMSpec
+    from howhard.strategies import VLLMSpec
 
     async def use():
         spec = VLLMSpec(url="http://127.0.0.1:1", model="small-model")

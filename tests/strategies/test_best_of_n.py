@@ -41,7 +41,8 @@ class Table:
         self.table, self.name, self.prices = table, name, prices
         self.asked = []
 
-    async def score(self, request, texts, *, partial=False):
+    async def score(self, request, candidates, *, partial=False):
+        texts = [c.text for c in candidates]
         self.asked.append(tuple(texts))
         read = sum(len(request.text) + len(t) for t in texts) if self.prices else 0
         cost = self.prices.cost(prompt=read, completion=0) if self.prices else 0.0
@@ -139,7 +140,7 @@ def test_the_error_keeps_the_kind_that_the_backend_gave_it():
 
 @pytest.mark.parametrize("score", [math.nan, -1, 2, "1"])
 def test_a_score_that_is_none_is_a_verifier_error(score):
-    with pytest.raises(VerifierError, match="'best' gave text 0 the score"):
+    with pytest.raises(VerifierError, match="'best' gave candidate 0 the score"):
         run(best_of(2, {"a": score, "b": 0.5}), backend("a", "b"))
 
 
@@ -217,7 +218,7 @@ def test_time_runs_out_and_what_has_ended_counts():
 
 def test_a_verifier_that_takes_too_long_leaves_the_samples_unjudged():
     class Slow(Table):
-        async def score(self, request, texts, *, partial=False):
+        async def score(self, request, candidates, *, partial=False):
             await asyncio.Event().wait()
 
     strategy = BestOfN(n=2, verifier=Slow({}), params=PARAMS)

@@ -28,7 +28,8 @@ class Judge:
 
     name, sound, prices = "best", False, None
 
-    async def score(self, request, texts, *, partial=False):
+    async def score(self, request, candidates, *, partial=False):
+        texts = [c.text for c in candidates]
         return Verdicts(tuple((sum(map(int, filter(str.isdigit, t))) % 11) / 10 for t in texts))
 
 

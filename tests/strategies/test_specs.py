@@ -86,14 +86,13 @@ def test_settings_reach_the_strategy():
         ({"kind": "best_of_n", "n": 0}, StrategySpec, "n=0: best-of-N draws at least 1"),
         ({"kind": "best_of_n", "n": 8, "nn": 1}, StrategySpec, "unknown field `nn`"),
         ({"kind": "best_of_n", "n": "8"}, StrategySpec, "Expected `int`, got `str`"),
-        ({"kind": "best_of_n"}, StrategySpec, "missing required field `n`"),
         ({"kind": "best_of_m", "n": 8}, StrategySpec, "Invalid value 'best_of_m'"),
         ({**BEST, "temperature": 0.0}, StrategySpec, "temperature=0 would draw"),
         ({"kind": "single", "temperature": -1.0}, StrategySpec, "temperature=-1.0"),
         ({"kind": "single", "top_p": 0.0}, StrategySpec, "top_p=0.0"),
         ({"kind": "single", "max_tokens": 0}, StrategySpec, "max_tokens=0"),
         ({"kind": "tree_search", "width": 0, "branches": 1}, StrategySpec, "width=0"),
-        ({"kind": "tree_search", "width": 1, "branches": 1, "token_budget": 0}, StrategySpec, "token_budget=0"),
+        ({"kind": "tree_search", "width": 1, "branches": 1, "token_budget": 0}, StrategySpec, "budget.tokens=0"),
         ({"kind": "tree_search", "width": 1, "branches": 1, "step_end": ""}, StrategySpec, "step_end is empty"),
         ({"kind": "tree_search", "width": 2, "branches": 1, "temperature": 0.0}, StrategySpec, "same step again"),
         ({"kind": "local", "model": ""}, BackendSpec, "model is empty"),
@@ -228,7 +227,7 @@ def test_arms_name_what_they_lack():
     spec = ArmSpec(backend="smal", strategy=SingleSpec())
     with pytest.raises(ConfigError, match="arm 'smal/single' wants backend 'smal'; did you mean 'small'"):
         build_arms([spec], {"small": scripted("small")}, {})
-    with pytest.raises(ConfigError, match="best_of_8 wants verifier 'best'"):
+    with pytest.raises(ConfigError, match="best-of-N wants verifier 'best'"):
         build_strategy(BestOfNSpec(n=8), {})
 
 

@@ -19,7 +19,8 @@ class Guide:
     def __init__(self, table, *, prices=None):
         self.table, self.prices, self.asked = table, prices, []
 
-    async def score(self, request, texts, *, partial=False):
+    async def score(self, request, candidates, *, partial=False):
+        texts = [c.text for c in candidates]
         self.asked.append((partial, tuple(texts)))
         scores = tuple(self.table.get(text.rstrip("\n").rpartition("\n")[2], 0.5) for text in texts)
         read = sum(len(request.text) + len(t) for t in texts) if self.prices else 0
@@ -236,9 +237,9 @@ def test_time_runs_out_and_the_best_so_far_is_kept():
     on = backend("1", "a\nbbbbb\n2")
 
     class Holding(Guide):
-        async def score(self, request, texts, *, partial=False):
+        async def score(self, request, candidates, *, partial=False):
             on.held = asyncio.Event()  # from the second level on, no sample gets beyond its first token
-            return await super().score(request, texts, partial=partial)
+            return await super().score(request, candidates, partial=partial)
 
     strategy = TreeSearch(width=2, branches=1, verifier=Holding({"a": 0.9}), params=PARAMS)
     result = run(strategy, on, budget=Budget(seconds=0.5))
@@ -281,7 +282,7 @@ def test_a_backend_that_breaks_half_way_leaves_the_text_so_far():
 
 
 def test_a_verifier_s_nonsense_is_an_error():
-    with pytest.raises(VerifierError, match="'guide' gave text 0 the score 7"):
+    with pytest.raises(VerifierError, match="'guide' gave candidate 0 the score 7"):
         run(search({"a": 7}), backend("a\n1"))
 
 

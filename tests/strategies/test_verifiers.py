@@ -4,16 +4,17 @@ import asyncio
 
 import pytest
 
-from howhard.strategies import ExactCheck, FirstOf, Prices, Request, RewardModel, Usage, Verdicts, Vote
+from howhard.strategies import Candidate, ExactCheck, FirstOf, Prices, Request, RewardModel, Usage, Verdicts, Vote
 from howhard.strategies.errors import BackendError, ConfigError, VerifierError
 from howhard.strategies.running import judged
 
 COUNTDOWN = Request.of("Use 3, 5 and 7 to make 36.")
 PROSE = Request.of("Why is the sky blue?")
+XY = [Candidate.of("x"), Candidate.of("y")]
 
 
 def score(verifier, request, texts, **kwargs):
-    return asyncio.run(verifier.score(request, texts, **kwargs))
+    return asyncio.run(verifier.score(request, [Candidate.of(t) for t in texts], **kwargs))
 
 
 class Fixed:
@@ -25,7 +26,7 @@ class Fixed:
         self.prices = prices
         self.asked = 0
 
-    async def score(self, request, texts, *, partial=False):
+    async def score(self, request, candidates, *, partial=False):
         self.asked += 1
         if isinstance(self.scores, Exception):
             raise self.scores
@@ -105,13 +106,13 @@ def test_several_verifiers_are_priced_as_the_dearest():
 @pytest.mark.parametrize(
     "returned, words",
     [
-        ((0.5,), "1 scores and 2 step lists for 2 texts"),
-        ((0.5, float("nan")), "gave text 1 the score nan"),
-        ((1.5, 0.5), "gave text 0 the score 1.5"),
+        ((0.5,), "1 scores, 2 step lists and 2 pieces of feedback for 2 candidates"),
+        ((0.5, float("nan")), "gave candidate 1 the score nan"),
+        ((1.5, 0.5), "gave candidate 0 the score 1.5"),
         ((-0.1, 0.5), "the score -0.1"),
         (("good", 0.5), "the score 'good'"),
-        (Verdicts((0.5, 0.5), steps=((0.5,),)), "2 scores and 1 step lists"),
-        (Verdicts((0.5, 0.5), steps=((0.5, 2.0), None)), "gave text 0 the score 2.0"),
+        (Verdicts((0.5, 0.5), steps=((0.5,),)), "2 scores, 1 step lists"),
+        (Verdicts((0.5, 0.5), steps=((0.5, 2.0), None)), "gave candidate 0 the score 2.0"),
         ([0.5, 0.5], "returned list, not Verdicts"),
         (None, "returned NoneType, not Verdicts"),
         (ZeroDivisionError("oh"), "'odd' raised ZeroDivisionError: oh"),
@@ -119,14 +120,14 @@ def test_several_verifiers_are_priced_as_the_dearest():
 )
 def test_nothing_is_ranked_by_a_return_value_that_is_no_verdict(returned, words):
     with pytest.raises(VerifierError, match=words):
-        asyncio.run(judged(Fixed("odd", returned), PROSE, ["x", "y"]))
+        asyncio.run(judged(Fixed("odd", returned), PROSE, XY))
 
 
 def test_good_verdicts_pass_and_own_errors_keep_their_kind():
     verdicts = Verdicts((0.0, None), steps=((0.0, 1.0), None))
-    assert asyncio.run(judged(Fixed("good", verdicts), PROSE, ["x", "y"])) is verdicts
+    assert asyncio.run(judged(Fixed("good", verdicts), PROSE, XY)) is verdicts
     with pytest.raises(BackendError, match="down"):
-        asyncio.run(judged(Fixed("odd", BackendError("down")), PROSE, ["x", "y"]))
+        asyncio.run(judged(Fixed("odd", BackendError("down")), PROSE, XY))
 
 
 # reward model
@@ -230,7 +231,7 @@ def test_requests_that_are_scored_at_once_do_not_mix(prm):
     alone = [score(prm, SUM, [text]).scores[0] for text in texts]
 
     async def together():
-        return await asyncio.gather(*(prm.score(SUM, [text]) for text in texts))
+        return await asyncio.gather(*(prm.score(SUM, [Candidate.of(text)]) for text in texts))
 
     assert [v.scores[0] for v in asyncio.run(together())] == pytest.approx(alone, abs=1e-5)
 

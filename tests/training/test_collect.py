@@ -9,9 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from howhard.strategies.base import Batch, Generation, Prices, Sample, SamplingParams, Usage, Verdicts
-from howhard.strategies.errors import BackendError, ConfigError, InputError, PromptTooLong, TableError, VerifierError
-from howhard.strategies.specs import (
+from howhard.strategies import (
     ArmSpec,
     BestOfNSpec,
     ExactCheckSpec,
@@ -21,6 +19,8 @@ from howhard.strategies.specs import (
     TreeSearchSpec,
     VoteSpec,
 )
+from howhard.strategies.base import Batch, Generation, Prices, Sample, SamplingParams, Usage, Verdicts
+from howhard.strategies.errors import BackendError, ConfigError, InputError, PromptTooLong, TableError, VerifierError
 from howhard.strategies.verifiers.first_of import FirstOf
 from howhard.strategies.verifiers.vote import Vote
 from howhard.training import tables
@@ -89,7 +89,8 @@ class Digit:
         self.name = name
         self.read = []
 
-    async def score(self, request, texts, *, partial=False):
+    async def score(self, request, candidates, *, partial=False):
+        texts = [c.text for c in candidates]
         self.read += texts
         scores = tuple(int(text[-1]) / 10 if text[-1:].isdigit() else None for text in texts)
         return Verdicts(scores, Usage(verifier_tokens=3 * len(texts), cost=1.5 * len(texts), calls=1))
@@ -250,10 +251,10 @@ def test_a_prompt_too_long_for_the_context_is_skipped_and_said(tmp_path):
 
 def test_a_verifier_that_fails_stops_the_collection_but_loses_nothing(tmp_path):
     class Fragile(Digit):
-        async def score(self, request, texts, *, partial=False):
+        async def score(self, request, candidates, *, partial=False):
             if request.text == "prompt 4":
                 raise VerifierError("the reward model fell over")
-            return await super().score(request, texts, partial=partial)
+            return await super().score(request, candidates, partial=partial)
 
     with Log(tmp_path) as log:
         with pytest.raises(VerifierError, match="fell over"):

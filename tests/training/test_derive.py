@@ -8,10 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from howhard.strategies.answers import extract
-from howhard.strategies.base import Batch, Generation, Prices, Sample, SamplingParams, Usage, Verdicts
-from howhard.strategies.errors import InputError, TableError
-from howhard.strategies.specs import (
+from howhard.strategies import (
     ArmSpec,
     BestOfNSpec,
     ExactCheckSpec,
@@ -22,6 +19,9 @@ from howhard.strategies.specs import (
     VoteSpec,
     build_arms,
 )
+from howhard.strategies.answers import extract
+from howhard.strategies.base import Batch, Generation, Prices, Sample, SamplingParams, Usage, Verdicts
+from howhard.strategies.errors import InputError, TableError
 from howhard.strategies.verifiers.exact import ExactCheck
 from howhard.strategies.verifiers.first_of import FirstOf
 from howhard.strategies.verifiers.vote import Vote
@@ -339,7 +339,8 @@ class Likes:
 
     name, sound, prices = "prm", False, Prices(prompt=0.05, completion=0.0)
 
-    async def score(self, request, texts, *, partial=False):
+    async def score(self, request, candidates, *, partial=False):
+        texts = [c.text for c in candidates]
         marks = [text.partition("~")[2] for text in texts]
         scores = tuple(None if mark == "?" else float(mark) for mark in marks)
         return Verdicts(scores, Usage(verifier_tokens=10 * len(texts), cost=0.5 * len(texts), calls=1))

@@ -9,9 +9,9 @@ from howhard.router.objective import Objective
 from howhard.router.policy import UtilityPolicy
 from howhard.router.predictor import STRANGE_SE
 from howhard.router.router import Router
+from howhard.strategies import ArmSpec, BestOfNSpec, SingleSpec
 from howhard.strategies.base import Prices
 from howhard.strategies.errors import ArtifactError, ConfigError, TableError
-from howhard.strategies.specs import ArmSpec, BestOfNSpec, SingleSpec
 from howhard.training.fit import FitSettings, choose_value, fit, value_grid, write_router
 from howhard.training.matrix import OutcomeMatrix
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from howhard.strategies import ArmSpec, BestOfNSpec, SingleSpec, TreeSearchSpec, VoteSpec
 from howhard.strategies.base import SamplingParams
-from howhard.strategies.specs import ArmSpec, BestOfNSpec, SingleSpec, TreeSearchSpec, VoteSpec
 from howhard.training import tables
 from howhard.training.halves import halves
 from howhard.training.matrix import OutcomeMatrix

@@ -6,8 +6,8 @@ import sys
 import pandas as pd
 import pytest
 
+from howhard.strategies import ArmSpec, BestOfNSpec, SingleSpec, VoteSpec
 from howhard.strategies.errors import ConfigError, InputError, TableError, WorldError
-from howhard.strategies.specs import ArmSpec, BestOfNSpec, SingleSpec, VoteSpec
 from howhard.training import tables, tracking
 from howhard.training.collect import assemble
 from howhard.training.log import Log
