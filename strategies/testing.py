@@ -153,10 +153,12 @@ class FailingOn:
     """Another backend, of which the samples at some places of every call fail, after they have been drawn.
 
     places : which of a prefix's samples.    cause : what Generation.cause then says.
+    spared : samples so far that were left to end by themselves.
     """
 
     def __init__(self, backend: Backend, places: Collection[int], *, cause: HowhardError | None = None) -> None:
         self.backend, self.places, self.cause = backend, places, cause
+        self.spared = 0
         self.name, self.prices = backend.name, backend.prices
         self.fingerprint, self.context = backend.fingerprint, backend.context
 
@@ -167,6 +169,7 @@ class FailingOn:
             for place in self.places:
                 if place < len(row):
                     row[place] = _Failing(row[place], self.cause)
+            self.spared += sum(not isinstance(sample, _Failing) for sample in row)
         return batch
 
     async def close(self) -> None:
@@ -305,16 +308,35 @@ async def _none(running: Callable[[], Awaitable[int]]) -> bool:
     return await running() == 0
 
 
+async def out_of_time_it_returns_the_best_so_far(subject: Subject) -> None:
+    """A budget in seconds ends the run by itself: what was drawn is returned, and nothing goes on being drawn."""
+    if subject.pause is None or subject.resume is None:
+        return
+    subject.pause()
+    timer = asyncio.get_running_loop().call_later(0.1, subject.resume)
+    try:
+        result = await subject.run(subject.prompts[0], Budget(seconds=0.02))
+    finally:
+        timer.cancel()
+        subject.resume()
+    assert "0.02 s" in result.stopped_because
+    assert any(c.generation.finish_reason == "cancelled" for c in result.candidates)
+    assert result.text in [c.text for c in result.candidates]
+    await _until(lambda: _none(subject.running))
+    usage = result.usage
+    assert usage.completion_tokens >= sum(c.generation.completion_tokens for c in result.candidates[:1])
+
+
 async def a_failed_sample_is_visible_and_loses_no_other(subject: Subject) -> None:
     """Samples that did not fail are still weighed; where none is left, BackendError names the first error."""
-    flawed = dataclasses.replace(subject, backend=FailingOn(subject.backend, {0}))
+    failing = FailingOn(subject.backend, {0})
+    flawed = dataclasses.replace(subject, backend=failing)
     try:
         result = await flawed.run(subject.prompts[0])
     except BackendError as exc:
         words = str(exc)
         assert "failed on purpose" in words
-        whole = await subject.run(subject.prompts[0])
-        assert len(whole.candidates) == 1
+        assert failing.spared == 0
     else:
         failed = [c for c in result.candidates if c.generation.finish_reason == "error"]
         assert failed
@@ -364,6 +386,7 @@ CONTRACT: tuple[Check, ...] = (
     a_cost_budget_holds,
     the_same_seed_gives_the_same_result,
     a_cancelled_run_leaves_no_sample_behind,
+    out_of_time_it_returns_the_best_so_far,
     a_failed_sample_is_visible_and_loses_no_other,
     concurrent_requests_do_not_mix,
     there_is_an_answer_where_a_sample_is_complete,

@@ -1,49 +1,60 @@
-"""Every exported strategy keeps the contract of howhard.strategies.testing on every backend."""
+"""Every strategy of the catalogue keeps the contract of howhard.strategies.testing on every backend."""
 
 import asyncio
 import threading
 
+import msgspec
 import pytest
 
 import howhard.strategies
-from howhard.strategies import (
-    BestOfN,
-    Bindable,
-    FirstOf,
-    Prices,
-    RewardModel,
-    SamplingParams,
-    SinglePass,
-    TreeSearch,
-    Verdicts,
-    Vote,
-)
+from howhard.strategies import Bindable, Prices, Request, RewardModel, Verdicts
+from howhard.strategies.catalogue import STRATEGIES
+from howhard.strategies.errors import VerifierError
+from howhard.strategies.spec import Parts
 from howhard.strategies.testing import CONTRACT, ScriptedBackend, Subject
 
-PARAMS = SamplingParams(max_tokens=40, seed=3)
+SMALLER = {
+    "best_of_n": [{"n": 5}, {"n": 5, "verifier": "vote"}],
+    "tree_search": [
+        {"width": 2, "branches": 3, "step_tokens": 12, "max_steps": 6},
+        {"width": 1, "branches": 4, "step_tokens": 5, "token_budget": 400},
+    ],
+}
+"""Settings by kind, where the default ones draw more than a test needs. A kind that is not named runs as it comes."""
 
 
 class Judge:
     """Scores any text, partial or not, by its digits; honest about reading nothing."""
 
-    name, sound, prices = "best", False, None
+    sound, prices = False, None
+
+    def __init__(self, name="best"):
+        self.name = name
 
     async def score(self, request, candidates, *, partial=False):
-        texts = [c.text for c in candidates]
-        return Verdicts(tuple((sum(map(int, filter(str.isdigit, t))) % 11) / 10 for t in texts))
+        digits = [sum(map(int, filter(str.isdigit, c.text))) for c in candidates]
+        return Verdicts(tuple((d % 11) / 10 for d in digits))
 
 
-def strategies(judge):
-    return [
-        SinglePass(PARAMS),
-        BestOfN(n=5, verifier=Vote(), params=PARAMS),
-        BestOfN(n=5, verifier=FirstOf("best", [judge]), params=PARAMS),
-        TreeSearch(width=2, branches=3, verifier=judge, params=PARAMS, step_tokens=12, max_steps=6),
-        TreeSearch(width=1, branches=4, verifier=judge, params=PARAMS, step_tokens=5, token_budget=400),
-    ]
+class OneVerifier(Parts):
+    """Gives the same verifier whatever name is asked for."""
+
+    def __init__(self, verifier):
+        super().__init__({}, {}, 3)
+        object.__setattr__(self, "only", verifier)
+
+    def verifier(self, name, *, asked_by):
+        return self.only
 
 
-NAMES = [f"{s.name}-{i}" for i, s in enumerate(strategies(Judge()))]
+def specs():
+    for kind in STRATEGIES:
+        tag = kind.__struct_config__.tag
+        for settings in SMALLER.get(tag, [{}]):
+            yield msgspec.convert({"kind": tag, "max_tokens": 40, **settings}, kind)
+
+
+SPECS = list(specs())
 
 
 def script(prompt):
@@ -100,16 +111,44 @@ def local_brake(backend):
 
 
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("place", range(len(NAMES)), ids=NAMES)
-def test_every_strategy_keeps_the_contract_on_every_backend(check, place, backend_and_judge):
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_every_strategy_keeps_the_contract_on_every_backend(check, spec, backend_and_judge):
     backend, judge = backend_and_judge
-    asyncio.run(check(subject(strategies(judge)[place], backend)))
+    asyncio.run(check(subject(spec.build(OneVerifier(judge)), backend)))
 
 
-def test_every_exported_strategy_is_under_contract():
+class Broken:
+    """A verifier that fails in a way of its own."""
+
+    name, sound, prices = "broken", False, None
+
+    def __init__(self, returned):
+        self.returned = returned
+
+    async def score(self, request, candidates, *, partial=False):
+        if isinstance(self.returned, Exception):
+            raise self.returned
+        return Verdicts(self.returned * len(candidates)) if self.returned else Verdicts(())
+
+
+@pytest.mark.parametrize("returned", [ValueError("oh"), (float("nan"),), ()], ids=["raises", "nan", "wrong length"])
+@pytest.mark.parametrize("spec", [s for s in SPECS if s.needs_verifiers], ids=lambda spec: spec.name)
+def test_nothing_is_ranked_by_a_broken_verifier(spec, returned):
+    strategy, backend = spec.build(OneVerifier(Broken(returned))), ScriptedBackend(script)
+    with pytest.raises(VerifierError, match="broken"):
+        asyncio.run(strategy.run(Request.of("1 + 2"), backend))
+    assert backend.running == 0
+
+
+def test_every_exported_strategy_is_in_the_catalogue_and_so_under_contract():
     exported = [getattr(howhard.strategies, name) for name in howhard.strategies.__all__]
     exported = {e for e in exported if isinstance(e, type) and issubclass(e, Bindable) and e is not Bindable}
-    assert exported == {type(strategy) for strategy in strategies(Judge())}
+    assert exported == {type(spec.build(OneVerifier(Judge()))) for spec in SPECS}
+
+
+def test_every_kind_runs_with_its_default_settings_and_survives_json():
+    for kind in STRATEGIES:
+        assert msgspec.json.decode(msgspec.json.encode(kind()), type=kind) == kind()
 
 
 def test_every_check_of_the_module_is_in_the_contract():
