@@ -249,11 +249,12 @@ def _check_arms(manifest: Manifest) -> None:
             continue
         if spec.name != name:
             raise ArtifactError(f"arm {name!r} has the spec of {spec.name!r}: arms and specs are not in one order")
-        if spec.backend not in manifest.backends:
-            raise ArtifactError(f"arm {name!r} wants backend {spec.backend!r}, of which the manifest says nothing")
-        verifier = getattr(spec.strategy, "verifier", None)
-        if verifier is not None and verifier not in manifest.verifiers:
-            raise ArtifactError(f"arm {name!r} wants verifier {verifier!r}, of which the manifest says nothing")
+        for backend in (spec.backend, *spec.strategy.needs_backends):
+            if backend not in manifest.backends:
+                raise ArtifactError(f"arm {name!r} wants backend {backend!r}, of which the manifest says nothing")
+        for verifier in spec.strategy.needs_verifiers:
+            if verifier not in manifest.verifiers:
+                raise ArtifactError(f"arm {name!r} wants verifier {verifier!r}, of which the manifest says nothing")
 
 
 def _version_of(manifest: Manifest) -> str:

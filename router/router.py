@@ -563,8 +563,9 @@ class _Served:
                     "run it. Run the decision's arm yourself, or train on arms that howhard collected"
                 )
             backend = self._backend(spec.backend)
-            verifiers = self._opened_verifiers() if getattr(spec.strategy, "verifier", None) is not None else {}
-            arm = self._arms[name] = Arm(build_strategy(spec.strategy, verifiers), backend)
+            verifiers = self._opened_verifiers() if spec.strategy.needs_verifiers else {}
+            further = {b: self._backend(b) for b in spec.strategy.needs_backends}
+            arm = self._arms[name] = Arm(build_strategy(spec.strategy, verifiers, backends=further), backend)
             return arm
 
     def _backend(self, name: str) -> Backend:
@@ -590,7 +591,8 @@ class _Served:
     def _opened_verifiers(self) -> dict[str, Verifier]:
         missing = {n: s for n, s in self._manifest.verifiers.items() if n not in self._verifiers}
         if missing:
-            self._verifiers = {**open_verifiers(missing), **self._verifiers}
+            asked = {b: self._backend(b) for spec in missing.values() for b in spec.needs_backends}
+            self._verifiers = {**open_verifiers(missing, asked), **self._verifiers}
         return self._verifiers
 
     async def _check(self, name: str, backend: Backend) -> None:

@@ -165,7 +165,12 @@ class StrategyFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class VerifierFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """What every verifier's spec has in common: nothing but how it is opened, under a name."""
+    """What every verifier's spec has in common: how it is opened, under a name, and what it asks."""
+
+    @property
+    def needs_backends(self) -> tuple[str, ...]:
+        """Names of the backends that it asks; none, unless a model judges by writing."""
+        return ()
 
     def open(self, name: str, parts: Parts) -> Verifier:
         """Open the verifier. Raises ConfigError for what isn't there, ImportError for a missing extra."""

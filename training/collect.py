@@ -288,7 +288,7 @@ class _Collection:
         self.rows: list[Row] = [{str(k): v for k, v in row.items()} for row in self.prompts.to_dict("records")]
         self.backends, self.verifiers, self.arms = dict(backends), dict(verifiers), list(arms)
         self.n, self.params, self.log, self.concurrency = n, params, log, concurrency
-        opened = open_verifiers(verifiers) if opened is None else opened
+        opened = open_verifiers(verifiers, self.backends) if opened is None else opened
         self.scorers = [v for v in opened.values() if not isinstance(v, (Vote, FirstOf))]
         self.built = build_arms(self.arms, self.backends, opened)
         self.run_arms = {arm.name: self.built[arm.name] for arm in self.arms if not is_derivable(arm)}

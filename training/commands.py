@@ -119,7 +119,7 @@ async def _collect(
     quiet: bool,
 ) -> collecting.Collected:
     backends = open_backends(config.backends)
-    verifiers = open_verifiers(config.verifiers)
+    verifiers = open_verifiers(config.verifiers, backends)
     try:
         for backend in backends.values():
             check = getattr(backend, "check", None)

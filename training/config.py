@@ -76,6 +76,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError("no backend is configured: add a [backends.NAME] table")
         if not self.arms:
             raise ValueError("no arm is configured: add an [[arms]] table")
+        for name, spec in self.verifiers.items():
+            for backend in spec.needs_backends:
+                if backend not in self.backends:
+                    raise ValueError(f"verifier {name!r} asks backend {backend!r}{nearest(backend, self.backends)}")
         for arm in self.arms:
             if arm.backend not in self.backends:
                 raise ValueError(f"arm {arm.name!r} wants backend {arm.backend!r}{nearest(arm.backend, self.backends)}")
