@@ -8,7 +8,8 @@ import pytest
 from howhard.training.curves import Interval
 from howhard.training.evaluate import Skipped, evaluate_splits
 from howhard.training.fit import FitSettings
-from howhard.training.report import PIXELS, Report, _bracket, _number, _plus_minus, _share, evaluation_text, plot
+from howhard.training.printing import bracket, number, plus_minus, share
+from howhard.training.report import PIXELS, Report, evaluation_text, plot
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,9 @@ def test_both_splits_are_printed_with_every_row_and_its_intervals(report, evalua
     for evaluation in evaluations:
         for row in evaluation.rows:
             line = next(x for x in evaluation_text(evaluation).splitlines() if x.startswith(row.name))
-            assert _bracket(row.quality) in line
-            assert _plus_minus(row.cost) in line
-            assert _plus_minus(row.latency) in line
+            assert bracket(row.quality) in line
+            assert plus_minus(row.cost) in line
+            assert plus_minus(row.latency) in line
     assert f"{evaluations[0].best_arm} *" in text
     assert "paired bootstrap by prompt" in text
     assert "paired bootstrap by family" in text
@@ -116,7 +117,7 @@ def test_free_arms_can_be_drawn(evaluations, tmp_path):
     [(0.7321, ".732"), (1.0, "1.000"), (-0.004, "-.004"), (-0.0001, ".000"), (0.0, ".000"), (float("nan"), "n/a")],
 )
 def test_shares_have_three_places_and_no_leading_zero(x, text):
-    assert _share(x) == text
+    assert share(x) == text
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_shares_have_three_places_and_no_leading_zero(x, text):
     [(0, "0"), (0.00133, "0.00133"), (12345.6, "12,346"), (0.64, "0.64"), (3.2e-7, "3.20e-07"), (float("nan"), "n/a")],
 )
 def test_numbers_have_three_significant_digits(x, text):
-    assert _number(x) == text
+    assert number(x) == text
 
 
 @pytest.mark.parametrize(
@@ -138,4 +139,4 @@ def test_numbers_have_three_significant_digits(x, text):
     ],
 )
 def test_a_figure_is_shown_to_the_place_that_its_interval_leaves_certain(interval, text):
-    assert _plus_minus(interval) == text
+    assert plus_minus(interval) == text
