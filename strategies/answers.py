@@ -4,7 +4,10 @@ Nothing here knows the right answer or runs a model: graders live in howhard.tra
 whole solutions in `verifiers/`. Rules change only together with `EXTRACTOR`, which travels into every sample.
 """
 
+import contextlib
+import math
 import re
+from collections.abc import Iterator
 
 EXTRACTOR = "final/1"
 """Version of the rules of `extract`: answers logged under another version are read from the text again."""
@@ -14,6 +17,7 @@ _BRACE = re.compile(r"\\boxed\{|[{}]")
 _STATED = re.compile(r"\b(?:answer\s*(?::|\bis\s*:)|the\s+(?:final\s+)?answer\s+is\b\s*:?)", re.IGNORECASE)
 _HASHES = re.compile(r"####")
 _NUMBER = re.compile(r"([-+]?)((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?)(?:\.([0-9]*))?")
+_FLOATS = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"))
 
 
@@ -93,3 +97,23 @@ def canonical(answer: str) -> str:
 def same(a: str, b: str) -> bool:
     """Whether two answers count as one in a vote: their canonical forms are equal."""
     return canonical(a) == canonical(b)
+
+
+def number(answer: str) -> float | None:
+    """Return the number that an answer is, or the only one that it holds ("42 apples"); None elsewhere.
+
+    >>> number("about 1,200 km")
+    1200.0
+    """
+    for text in _numbers(answer):
+        with contextlib.suppress(ValueError):
+            value = float(text)
+            return value if math.isfinite(value) else None
+    return None
+
+
+def _numbers(answer: str) -> Iterator[str]:
+    yield canonical(answer)
+    found = _FLOATS.findall(answer)
+    if len(found) == 1:
+        yield found[0].replace(",", "")

@@ -4,25 +4,20 @@ collected.
 A grader exists only offline; what judges at run time, without a reference, is a verifier
 (howhard.strategies.verifiers). Code that can hang on hostile input (math-verify, regular expressions) runs in
 a worker process of its own, which is killed when it is late: math-verify's own time-out is an alarm signal,
-which fails off the main thread.
+which fails off the main thread. Such workers live in howhard.strategies.workers.
 """
 
-import contextlib
 import importlib
-import json
 import math
 import os
-import re
-import selectors
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol, Self
 
-from ..strategies.answers import canonical
+from ..strategies.answers import canonical, number
 from ..strategies.errors import InputError, nearest
 from ..strategies.verifiers.checkers import CHECKERS
+from ..strategies.workers import Worker, demand_math_verify
 
 GRADERS = ("exact", "numeric", "math-verify", "regex", "checker")
 """The names that `get_grader` knows, besides "numeric:TOLERANCE" and "package.module:function"."""
@@ -121,10 +116,10 @@ class Numeric(_Plain):
         self.name = "numeric" if tolerance == 1e-6 else f"numeric:{tolerance:g}"
 
     def _judge(self, prompt: str, text: str, answer: str, reference: str) -> float:
-        right = _number(reference)
+        right = number(reference)
         if right is None:
             raise InputError(f"grader {self.name!r}: reference {reference!r} is not a number; use 'exact' for texts")
-        given = _number(answer)
+        given = number(answer)
         return given is not None and abs(given - right) <= self.tolerance * max(1.0, abs(right))
 
 
@@ -166,7 +161,7 @@ class _InWorker(_Plain):
     task: str
 
     def __init__(self, *, timeout: float = 5.0) -> None:
-        self._worker = _Worker(timeout)
+        self._worker = Worker(timeout)
 
     def _judge(self, prompt: str, text: str, answer: str, reference: str) -> float:
         reply = self._worker.ask({"task": self.task, "answer": answer, "reference": reference})
@@ -192,6 +187,10 @@ class MathVerify(_InWorker):
 
     name = task = "math-verify"
 
+    def __init__(self, *, timeout: float = 5.0) -> None:
+        demand_math_verify(f"grader {self.name!r}")
+        super().__init__(timeout=timeout)
+
 
 class Regex(_InWorker):
     """Right when the reference, a regular expression, is found in the answer (anchor it with ^ and $)."""
@@ -199,124 +198,7 @@ class Regex(_InWorker):
     name = task = "regex"
 
 
-# ── the worker ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-class _Worker:
-    """A Python process that answers one JSON line with another, and is killed and replaced when it is late.
-
-    A plain subprocess, not multiprocessing: spawn would run the user's main script again. Threads take turns.
-    """
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-        self._process: subprocess.Popen[bytes] | None = None
-        self._turn = threading.Lock()
-
-    def ask(self, question: dict[str, str]) -> dict[str, Any] | None:
-        """Return the worker's reply; None when it was late or died over the question."""
-        with self._turn:
-            process = self._process or self._start()
-            assert process.stdin is not None
-            try:
-                process.stdin.write(json.dumps(question).encode() + b"\n")
-                process.stdin.flush()
-            except OSError:  # it died between two questions
-                self._kill()
-                return None
-            line = _read_line(process, self._timeout)
-            if line is None:
-                self._kill()
-                return None
-            return json.loads(line)
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _serve; _serve()"
-        process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._process = process
-        _read_line(process, 120.0)  # ready; importing is not on the clock of the first question
-        return process
-
-    def _kill(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):  # what was not flushed has nobody to read it
-                        pipe.close()
-
-    def close(self) -> None:
-        """Kill the process."""
-        with self._turn:
-            self._kill()
-
-
-def _read_line(process: subprocess.Popen[bytes], timeout: float) -> bytes | None:
-    """Read one line, or None when the process is late or gone. Replies are short: a read holds all of one."""
-    assert process.stdout is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        if not selector.select(timeout):
-            return None
-    return os.read(process.stdout.fileno(), 65536) or None
-
-
-def _serve() -> None:
-    """The worker's side: read questions until the pipe closes."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not look like a reply
-    import logging
-
-    logging.disable(logging.WARNING)  # math-verify warns that its time-out is off: ours is on
-    from math_verify import parse, verify
-
-    def same_mathematics(answer: str, reference: str) -> bool:
-        gold, given = (
-            parse(f"${t}$", parsing_timeout=None) or parse(t, parsing_timeout=None)  # type: ignore[arg-type]
-            for t in (reference, answer)
-        )
-        if not gold:
-            raise ValueError("math-verify reads no mathematics in it")
-        return verify(gold, given, timeout_seconds=None)
-
-    def found(answer: str, reference: str) -> bool:
-        try:
-            return re.search(reference, answer) is not None
-        except re.error as exc:
-            raise ValueError(f"not a regular expression: {exc}") from exc
-
-    tasks = {"math-verify": same_mathematics, "regex": found}
-    print(json.dumps({"ready": True}), file=replies, flush=True)
-    for line in sys.stdin:
-        question = json.loads(line)
-        try:
-            reply = {"right": bool(tasks[question["task"]](question["answer"], question["reference"]))}
-        except ValueError as exc:
-            reply = {"error": str(exc)}
-        print(json.dumps(reply), file=replies, flush=True)
-
-
 # ── small things ────────────────────────────────────────────────────────────────────────────────────────
-
-_NUMBERS = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-
-
-def _number(text: str) -> float | None:
-    """The number that a text is, or the only one that it holds."""
-    for candidate in _candidates(text):
-        with contextlib.suppress(ValueError):
-            value = float(candidate)
-            return value if math.isfinite(value) else None
-    return None
-
-
-def _candidates(text: str) -> Iterator[str]:
-    yield canonical(text)
-    found = _NUMBERS.findall(text)
-    if len(found) == 1:
-        yield found[0].replace(",", "")
 
 
 def _tolerance(name: str, text: str) -> float:
