@@ -217,11 +217,15 @@ class Budget:
 
 
 class Meter:
-    """Adds up a run's usage and says what its budget still allows. One per run, never shared."""
+    """Adds up a run's usage and says what its budget still allows: nothing once `stopped` is set.
+
+    One per run, never shared.
+    """
 
     def __init__(self, budget: Budget | None, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self.budget = budget or Budget()
         self.usage = Usage()
+        self.stopped = False
         self._clock = clock
         self._start = clock()
 
@@ -237,7 +241,7 @@ class Meter:
     def allows(self, *, tokens: int = 0, cost: float = 0.0) -> bool:
         """Whether a call that takes at most `tokens` and `cost` keeps the budget."""
         b = self.budget
-        return (
+        return not self.stopped and (
             (b.tokens is None or self.usage.total_tokens + tokens <= b.tokens)
             and (b.cost is None or self.usage.cost + cost <= b.cost)
             and (b.seconds is None or self.seconds < b.seconds)
@@ -495,7 +499,9 @@ Trace = Callable[[str, Mapping[str, object]], None]
 """Called with the name of an event and its fields, as a run goes on.
 
 "sample" : backend, fingerprint, params (SamplingParams), index, candidate (Candidate), chosen, wave (which draw of
-           the run it came from, 0 the first), planned (samples that were planned in all), stopped_because.
+           the run it came from, 0 the first), planned (samples that were planned in all), stopped_because, and of
+           a scored one verifier (its name), verifier_tokens and verifier_cost (its equal share of what that took).
+"begin"  : backend, run: a running.Run has begun; `run.stop()` ends it early, `run.meter.usage` is what it has spent.
 "node"   : of a search: backend, node, parent, depth, text, score, copies, completion_tokens, finished, kept.
 Others are the strategy's own."""
 

@@ -77,7 +77,11 @@ class Call:
 
 
 class Run:
-    """One request being answered: its books, its deadline, its trace. One per run, never shared."""
+    """One request being answered: its books, its deadline, its trace. One per run, never shared.
+
+    A run tells its trace that it begins, and hands itself over ("begin"), so that whoever started it can end it
+    early (`stop`) and read what it has spent.
+    """
 
     def __init__(
         self, request: Request, backend: Backend, budget: Budget | None = None, trace: Trace | None = None
@@ -87,6 +91,25 @@ class Run:
         self.meter = Meter(budget)
         self.out_of_time = False
         self._trace = trace
+        self._under_way: dict[object, Callable[[], object]] = {}  # what ends a wait, by whom it is for
+        self._judged: dict[str, Usage] = {}  # what each verifier took
+        self.trace("begin", backend=backend.name, run=self)
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stop(self) -> None:
+        """End the run as if its time were over: what it waits for is cancelled, and it returns its best so far."""
+        self.meter.stopped = self.out_of_time = True
+        for end in tuple(self._under_way.values()):
+            end()
+
+    def when_stopped(self, end: Callable[[], object]) -> Callable[[], object]:
+        """Have `end` called by `stop`, at once where that was called before; returns what calls this off."""
+        key = object()
+        self._under_way[key] = end
+        if self.meter.stopped:
+            end()
+        return lambda: self._under_way.pop(key, None)
 
     # ── the budget ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -135,6 +158,8 @@ class Run:
     @property
     def budget_words(self) -> str:
         """The budget for people: "the budget of 400 tokens"."""
+        if self.meter.stopped:
+            return "the time until it was stopped"
         b = self.meter.budget
         limits = (
             (b.tokens, f"{b.tokens} tokens"),
@@ -144,7 +169,7 @@ class Run:
         return "the budget of " + (" and ".join(words for limit, words in limits if limit is not None) or "no limit")
 
     def _seconds_left(self) -> float | None:
-        seconds = self.meter.budget.seconds
+        seconds = 0.0 if self.meter.stopped else self.meter.budget.seconds
         return None if seconds is None else max(0.0, seconds - self.meter.seconds)
 
     # ── drawing and judging ─────────────────────────────────────────────────────────────────────────────────
@@ -188,16 +213,22 @@ class Run:
         return generations
 
     def arm(self, batches: Sequence[Batch]) -> Callable[[], None]:
-        """Have batches cancelled when the budget's time is over; returns what calls this off."""
-        left = self._seconds_left()
-        if left is None:
-            return lambda: None
+        """Have batches cancelled when the run is stopped or its time is over; returns what calls this off."""
 
         def expire() -> None:
             self.out_of_time = True
             _cancel(batches)
 
-        return asyncio.get_running_loop().call_later(left, expire).cancel
+        left = self._seconds_left()
+        timer = None if left is None else asyncio.get_running_loop().call_later(left, expire)
+        forget = self.when_stopped(expire)
+
+        def release() -> None:
+            forget()
+            if timer is not None:
+                timer.cancel()
+
+        return release
 
     async def judge(self, verifier: Verifier, candidates: Sequence[Candidate], *, partial: bool = False) -> Verdicts:
         """Have candidates judged and book it. Out of time, every one stays unjudged.
@@ -210,12 +241,17 @@ class Run:
             self.out_of_time = self.out_of_time or left == 0
             return nothing
         try:
-            async with asyncio.timeout(left):
-                verdicts = await judged(verifier, self.request, candidates, partial=partial)
+            async with asyncio.timeout(left) as limit:
+                forget = self.when_stopped(lambda: None if limit.expired() else limit.reschedule(0.0))
+                try:
+                    verdicts = await judged(verifier, self.request, candidates, partial=partial)
+                finally:
+                    forget()
         except TimeoutError:
             self.out_of_time = True
             return nothing
         self.meter.book(verdicts.usage)
+        self._judged[verifier.name] = self._judged.get(verifier.name, Usage()) + verdicts.usage
         return verdicts
 
     # ── telling ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -246,6 +282,8 @@ class Run:
         failed = [c for c in candidates if c.generation.finish_reason == "error"]
         if failed and len(failed) == len(candidates):
             raise _nothing_left(self.backend.name, [c.generation for c in failed])
+        scored = sum(c.score is not None for c in candidates)
+        took = sum(self._judged.values(), Usage())
         for index, c in enumerate(candidates):
             self.trace(
                 "sample",
@@ -258,6 +296,9 @@ class Run:
                 wave=0 if waves is None else waves[index],
                 planned=len(candidates) if planned is None else planned,
                 stopped_because=stopped_because,
+                verifier="+".join(self._judged) if c.score is not None and self._judged else None,
+                verifier_tokens=took.verifier_tokens // scored if c.score is not None else 0,
+                verifier_cost=took.cost / scored if c.score is not None else 0.0,
             )
         reasons = [stopped_because]
         if failed:
