@@ -498,9 +498,9 @@ class StrategyResult:
 Trace = Callable[[str, Mapping[str, object]], None]
 """Called with the name of an event and its fields, as a run goes on.
 
-"sample" : backend, fingerprint, params (SamplingParams), index, candidate (Candidate), chosen, wave (which draw of
-           the run it came from, 0 the first), planned (samples that were planned in all), stopped_because, and of
-           a scored one verifier (its name), verifier_tokens and verifier_cost (its equal share of what that took).
+"sample" : backend, fingerprint, prices, params (SamplingParams), index, candidate (Candidate), chosen, wave (which
+           draw of the run it came from, 0 the first), planned (samples planned in all), stopped_because, and of a
+           scored one verifier (its name), verifier_tokens and verifier_cost (its equal share of what that took).
 "begin"  : backend, run: a running.Run has begun; `run.stop()` ends it early, `run.meter.usage` is what it has spent.
 "node"   : of a search: backend, node, parent, depth, text, score, copies, completion_tokens, finished, kept.
 Others are the strategy's own."""

@@ -289,6 +289,7 @@ class Run:
                 "sample",
                 backend=self.backend.name,
                 fingerprint=self.backend.fingerprint,
+                prices=self.backend.prices,
                 params=params,
                 index=index,
                 candidate=c,
