@@ -71,6 +71,95 @@ def quickstart(
     _print(run(directory, n_prompts=prompts, n_samples=samples, seed=seed, quiet=as_json), as_json)
 
 
+Backends = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backend", help="tiny-small, tiny-large, or a name from --config (repeatable where several make sense)."
+    ),
+]
+VerifierName = Annotated[
+    str | None, typer.Option("--verifier", help="tiny-prm, vote, check, best, ... or a name from --config.")
+]
+
+
+@app.command()
+def run(
+    prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads it from standard input.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Answer every prompt of this JSONL, CSV or parquet instead.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="With --file: where results are appended; those there are kept.")] = Path(
+        "results.jsonl"
+    ),
+    strategy: Annotated[str, typer.Option(help="single, best-of-n, ...; a wrong one shows the list.")] = "single",
+    verifier: VerifierName = None,
+    n: Annotated[int | None, typer.Option("--n", help="Samples.")] = None,
+    width: Annotated[int | None, typer.Option(help="Of a beam.")] = None,
+    branches: Annotated[int | None, typer.Option(help="Next steps of each partial solution.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the draws.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Of the draws.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of one answer.")] = None,
+    stop: Annotated[str | None, typer.Option(help="When to stop drawing, for strategies with a stopping rule.")] = None,
+    equivalence: Annotated[str | None, typer.Option(help="When two answers are the same, for votes.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="SETTING=VALUE, repeatable: any setting of the strategy.")
+    ] = None,
+    backend: Backends = None,
+    config: ConfigFile = None,
+    url: Url = None,
+    model: ModelName = None,
+    api_key_env: KeyVariable = None,
+    budget_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of a prompt's run, verifiers included.")
+    ] = None,
+    budget_seconds: Annotated[float | None, typer.Option(help="Most seconds of a prompt's run.")] = None,
+    budget_cost: Annotated[float | None, typer.Option(help="Most cost of a prompt's run.")] = None,
+    concurrency: Annotated[int, typer.Option(help="With --file: prompts under way at once.")] = 16,
+    log: Annotated[Path | None, typer.Option(help="Record samples and search nodes into this log directory.")] = None,
+    tree: Annotated[Path | None, typer.Option(help="Write the search tree here: .svg or .json.")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Show the answer as it is written, where it can be.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every candidate.")] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a prompt, or a file of prompts, with one strategy.
+
+    Over a file Ctrl-C loses nothing that had ended, and the same command goes on where it stood.
+    """
+    from ..strategies.base import Budget
+    from ..strategies.errors import ConfigError
+    from .arm_words import assignments, strategy_spec
+    from .run_command import Asked, run_file, run_prompt
+    from .workbench import at_hand
+
+    if (prompt is None) == (file is None):
+        raise ConfigError("give a prompt (- reads it from standard input), or --file with a file of prompts")
+    at = at_hand(_config(config, url=url, model=model, api_key_env=api_key_env), backend or (), one=True)
+    flags = {
+        "verifier": verifier, "n": n, "width": width, "branches": branches, "temperature": temperature,
+        "top_p": top_p, "max_tokens": max_tokens, "stop": stop, "equivalence": equivalence,
+    }  # fmt: skip
+    given = {name: value for name, value in flags.items() if value is not None}
+    asked = Asked(
+        at=at,
+        strategy=strategy_spec(strategy, given | assignments(setting or []), at.usual),
+        budget=Budget(tokens=budget_tokens, seconds=budget_seconds, cost=budget_cost),
+        seed=seed,
+        log=log,
+    )
+    if file is not None:
+        for name, chosen in (("--tree", tree), ("--stream", stream), ("--verbose", verbose)):
+            if chosen:
+                raise ConfigError(f"{name} is for one prompt, not for --file")
+        _print(run_file(file, out, asked, concurrency=concurrency, quiet=as_json), as_json)
+        return
+    text = sys.stdin.read() if prompt == "-" else prompt or ""
+    show = None if not stream or as_json else _show
+    _print(run_prompt(text, asked, tree=tree, verbose=verbose, show=show), as_json)
+
+
 @app.command()
 def collect(
     prompts: Annotated[Path, typer.Argument(help="JSONL, CSV or parquet: prompt, and where it is graded, reference.")],
@@ -262,6 +351,10 @@ def _config(
     if url or model:
         raise ConfigError("--url and --model belong together: give both, or --config with a file")
     return None
+
+
+def _show(piece: str) -> None:
+    print(piece, end="", flush=True)
 
 
 def _ask(question: str) -> bool:

@@ -8,6 +8,7 @@ import re
 import tomllib
 import types
 import typing
+from importlib.resources import files
 from pathlib import Path
 
 import msgspec
@@ -115,6 +116,12 @@ def parse_config(text: str, *, source: str = "configuration") -> Config:
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{source}: not valid TOML: {exc}") from exc
     return _checked(table, source)
+
+
+def embedded_config() -> Config:
+    """The configuration that quickstart works with (training/data/quickstart.toml): copy it for your own."""
+    text = files("howhard.training").joinpath("data/quickstart.toml").read_text(encoding="utf-8")
+    return parse_config(text, source="quickstart.toml")
 
 
 def _checked(table: dict, source: str) -> Config:

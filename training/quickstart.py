@@ -5,7 +5,6 @@ done in another way than on a user's own server.
 """
 
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..router.estimates import Estimates
 from ..router.router import RoutedResult, Router
 from ..strategies.errors import InputError
 from .commands import CollectReport, TrainReport, collect, held_out, load_source, train
-from .config import Config, parse_config
+from .config import embedded_config
 from .matrix import OutcomeMatrix
 from .problems.families import fresh_problems
 from .progress import bars
@@ -23,12 +22,6 @@ from .prompt_sets import from_problems
 from .tracking import ui_command
 
 FEWEST = 60
-
-
-def embedded_config() -> Config:
-    """The configuration that quickstart works with (training/data/quickstart.toml): copy it for your own."""
-    text = files("howhard.training").joinpath("data/quickstart.toml").read_text(encoding="utf-8")
-    return parse_config(text, source="quickstart.toml")
 
 
 @dataclass(frozen=True, slots=True)
