@@ -135,7 +135,8 @@ class LocalBackend:
         """Start n samples for each prefix; every sample can be cancelled alone, `apart` or not.
 
         Raises PromptTooLong when a prefix and `max_tokens` do not fit the context together, InputError for
-        token ids that the model does not have, for no prefix, or for n < 1; BackendError once closed.
+        token ids that the model does not have, for no prefix, or for n < 1 (ConfigError for a cap or effort of
+        reasoning, which it has no setting for); BackendError once closed.
         """
         if n < 1 or not prefixes:
             raise InputError(f"generate needs at least one prefix and n >= 1, got {len(prefixes)} and n={n}")
@@ -144,6 +145,12 @@ class LocalBackend:
             self._check_length(len(ids), params.max_tokens)
         if self._engine.closed:
             raise BackendError(f"backend {self.name!r} is closed: open a new one")
+        for setting in ("thinking_tokens", "reasoning_effort"):
+            if getattr(params, setting) is not None:
+                raise ConfigError(
+                    f"{setting}={getattr(params, setting)!r}: {self.name!r} is an embedded model, which has no such "
+                    "setting; leave it out, or have ChainOfThought cap the reasoning itself (cap_by='here')"
+                )
         loop = asyncio.get_running_loop()
         call = _Call(encoded, n)
         rows = [[_Row(self._engine, call, which, i, loop, params) for i in range(n)] for which in range(len(encoded))]
@@ -152,6 +159,10 @@ class LocalBackend:
             _ = self.served  # forgets the calls that have ended
         self._engine.submit([row for of_prefix in rows for row in of_prefix])
         return Batch([[row.sample for row in of_prefix] for of_prefix in rows], lambda: call.usage(self.prices))
+
+    async def encode(self, text: str) -> tuple[int, ...]:
+        """The token ids of a text that goes on where other tokens end."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     async def close(self) -> None:
         """Cancel what is running, end the engine's thread, and refuse further calls."""
@@ -258,8 +269,8 @@ class _Row:
     """One sample on its way through the engine."""
 
     __slots__ = (
-        "before", "call", "cancelled", "enders", "engine", "ids", "logprobs", "loop", "params", "prefix",
-        "sample", "sent", "uniforms", "which", "window",
+        "before", "call", "cancelled", "confidences", "enders", "engine", "ids", "logprobs", "loop", "params",
+        "prefix", "sample", "sent", "told", "uniforms", "which", "window",
     )  # fmt: skip
 
     def __init__(
@@ -284,7 +295,9 @@ class _Row:
         self.window = max(map(len, params.stop), default=0) + _Decoder.context
         self.ids: list[int] = []
         self.logprobs: list[float] = []
+        self.confidences: list[float] = []
         self.sent = 0
+        self.told = 0  # of the confidences, those that were streamed
         self.cancelled = False
         self.sample = _StreamedSample(self.cancel)
 
@@ -328,6 +341,12 @@ class _Row:
         self.sent = max(self.sent, safe)
         return piece
 
+    def delta(self) -> Delta | None:
+        """What was not streamed yet; None = nothing."""
+        piece, confidences = self.fresh(), tuple(self.confidences[self.told :])
+        self.told += len(confidences)
+        return Delta(piece, confidences=confidences) if piece or confidences else None
+
     def generation(self, reason: FinishReason, stop_text: str | None, error: str | None = None) -> Generation:
         text = self.text
         if stop_text is not None:
@@ -341,6 +360,7 @@ class _Row:
             token_ids=tuple(self.ids),
             prompt_token_ids=self.prefix,
             logprobs=tuple(self.logprobs) if self.params.logprobs else None,
+            confidences=tuple(self.confidences) if self.params.confidence_of else None,
             seconds=time.perf_counter() - self.call.start,
             error=error,
         )
@@ -450,9 +470,9 @@ class _Engine:
             self._streamed = now
             _deliver(
                 [
-                    (row, functools.partial(row.sample.feed, Delta(piece)))
+                    (row, functools.partial(row.sample.feed, delta))
                     for row in rows
-                    if row.sample.watched and (piece := row.fresh())
+                    if row.sample.watched and (delta := row.delta())
                 ]
             )
 
@@ -491,6 +511,7 @@ class _Lane:
         logits = state.logits.float().cpu().numpy()
         uniform = np.array([0.0 if row is None else next(row.uniforms) for row in self.seats])
         self._tokens, logprobs = choose(logits, self._temperature, self._top_p, uniform)
+        sure = confidences(logits, self._confidence_of) if self._confidence_of.any() else None
         ended: list[_End] = []
         self._room -= 1
         for seat, (row, token, logprob) in enumerate(
@@ -498,7 +519,10 @@ class _Lane:
         ):
             if row is None:
                 continue
-            end = (row, "cancelled", None, None) if closed else self._place(row, token, logprob)
+            if closed:
+                end = row, "cancelled", None, None
+            else:
+                end = self._place(row, token, logprob, None if sure is None else float(sure[seat]))
             if end is not None:
                 ended.append(end)
                 self.seats[seat] = None
@@ -537,9 +561,10 @@ class _Lane:
         """Take each row's settings to its seat; no seat is dead now."""
         self._temperature = np.array([row.params.temperature for row in self.rows])
         self._top_p = np.array([row.params.top_p for row in self.rows])
+        self._confidence_of = np.array([row.params.confidence_of for row in self.rows])
         self._room = self.model.config.max_position_embeddings
 
-    def _place(self, row: _Row, token: int, logprob: float) -> _End | None:
+    def _place(self, row: _Row, token: int, logprob: float, confidence: float | None) -> _End | None:
         """Give a row its next token; return how it ends, None if it goes on."""
         if row.cancelled:
             return row, "cancelled", None, None
@@ -547,6 +572,8 @@ class _Lane:
             return row, "error", None, "the model returned logits that are not finite"
         row.ids.append(token)
         row.logprobs.append(logprob)
+        if confidence is not None and row.params.confidence_of:
+            row.confidences.append(confidence)
         row.call.drawn += 1
         ending = row.ending(token, self.model.config.eos_token_id)
         return None if ending is None else (row, *ending, None)
@@ -558,14 +585,14 @@ def _ended(
     try:
         generation = row.generation(reason, stop_text, error)
     except Exception as exc:  # text that can't be made of the tokens; a sample that never ended would be worse
-        row.ids, row.logprobs = [], []
+        row.ids, row.logprobs, row.confidences = [], [], []
         generation = row.generation("error", None, f"{type(exc).__name__}: {exc}")
-    rest = generation.text[row.sent :]
+    rest = Delta(generation.text[row.sent :], confidences=(generation.confidences or ())[row.told :])
     row.call.unfinished -= 1
 
     def finish() -> None:
-        if rest and not row.sample.done:
-            row.sample.feed(Delta(rest))
+        if (rest.text or rest.confidences) and not row.sample.done:
+            row.sample.feed(rest)
         row.sample.finish(generation)
 
     return row, finish
@@ -624,6 +651,26 @@ def choose(
     rows = np.arange(len(ids))
     logprobs = x[rows, ids] - np.log(total)
     return np.where(np.isfinite(total), ids, -1), logprobs
+
+
+def confidences(logits: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """How sure the model is of each row's next token: -(1/k) sum of its k largest natural log-probabilities.
+
+    logits : (rows, vocabulary).   of : (rows,) integers, k; at or beyond the vocabulary's size all tokens count, and
+             the value less log(vocabulary) is the row's self-certainty (2502.18581). 0 = the row is left out.
+
+    Returns (rows,), >= 0, NaN for a row left out. The larger, the surer (DeepConf, 2508.15260, section 2.1).
+    """
+    result = np.full(len(logits), np.nan)
+    for k in set(of.tolist()) - {0}:
+        rows = np.flatnonzero(of == k)
+        x = logits[rows].astype(np.float64)
+        top = x.max(axis=1)
+        total = top + np.log(np.exp(x - top[:, None]).sum(axis=1))
+        if k < x.shape[1]:
+            x = np.partition(x, x.shape[1] - k, axis=1)[:, x.shape[1] - k :]
+        result[rows] = total - x.mean(axis=1)
+    return result
 
 
 def _nucleus(weights: np.ndarray, top_p: np.ndarray) -> np.ndarray:

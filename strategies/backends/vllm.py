@@ -1,4 +1,4 @@
-"""A vLLM server as a backend, over HTTP.
+"""A vLLM server as a backend, over HTTP. (Any other OpenAI-compatible server: openai.py, which builds on this.)
 
 One streaming call per prefix: `n` samples share it (the prompt is read and billed once), or one call per
 sample where samples must be stopped alone, because vLLM stops a request only when its connection closes, and
@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import heapq
 import json
 import logging
 import math
@@ -89,13 +90,19 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _Details | None = None
 
 
+class _TopLogprob(msgspec.Struct):
+    logprob: float
+
+
 class _TokenLogprob(msgspec.Struct):
     logprob: float
+    top_logprobs: list[_TopLogprob] | None = None
 
 
 class _Logprobs(msgspec.Struct):
     content: list[_TokenLogprob] | None = None  # chat
     token_logprobs: list[float | None] | None = None  # completions
+    top_logprobs: list[dict[str, float] | None] | None = None  # completions
 
 
 class _Message(msgspec.Struct):
@@ -111,6 +118,7 @@ class _Choice(msgspec.Struct):
     logprobs: _Logprobs | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    matched_stop: int | str | None = None  # SGLang
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None  # completions
 
@@ -132,6 +140,19 @@ class _Models(msgspec.Struct):
     data: list[_Model]
 
 
+_START = "start it: vllm serve MODEL --served-model-name {} ; and check url and api_key_env"
+_ADVICE = {
+    "logprobs": "no log-probabilities came: mean_logprob features and confidence rules stay empty",
+    "token_ids": "no token ids came (return_token_ids): step search re-tokenises; use a newer vLLM",
+    "usage": "no token counts came while streaming (stream_options), so the spending of cancelled samples is "
+    "estimated: start the server with --enable-force-include-usage",
+    "cached_tokens": "cached prompt tokens are not told, so they are priced in full: start the server with "
+    "--enable-prompt-tokens-details",
+    "metrics": "no counters at /metrics: the accounting cannot be checked against the server's",
+}
+
+_MOST_LOGPROBS = 20  # vLLM's --max-logprobs where nothing else is said
+
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
@@ -139,15 +160,19 @@ _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
 class _Drawn:
-    """What one sample has drawn so far."""
+    """What one sample has drawn so far. `held` is text that may be the beginning of a stop string looked for here."""
 
-    __slots__ = ("counted", "finish", "ids", "logprobs", "pieces", "reasoning", "seconds", "stop_text")
+    __slots__ = (
+        "confidences", "counted", "finish", "held", "ids", "logprobs", "pieces", "reasoning", "seconds", "stop_text",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
         self.reasoning: list[str] = []
+        self.held = ""
         self.ids: list[int] = []
         self.logprobs: list[float] = []
+        self.confidences: list[float | None] = []
         self.counted = 0
         self.finish: str | None = None
         self.stop_text: str | None = None
@@ -157,6 +182,18 @@ class _Drawn:
     def tokens(self) -> int:
         """The server's own count, or what it listed; a server that tells neither is counted by its pieces."""
         return self.counted or len(self.ids) or len(self.logprobs) or len(self.pieces) + len(self.reasoning)
+
+    def until_stop(self, text: str, stop: Sequence[str], keep: bool) -> str:
+        """Take a piece; return what of it can be shown, and end the sample at a stop string in it."""
+        text, self.held = self.held + text, ""
+        found = [(place + len(s), s) for s in stop if (place := text.find(s)) >= 0]
+        if found:
+            end, self.stop_text = min(found)
+            self.finish = "stop"
+            return text[: end if keep else end - len(self.stop_text)]
+        held = max((k for s in stop for k in range(1, len(s)) if text.endswith(s[:k])), default=0)
+        self.held = text[len(text) - held :]
+        return text[: len(text) - held]
 
 
 class _Call:
@@ -174,6 +211,7 @@ class _Call:
         self.started = time.perf_counter()
         self.sent = 0
         self.answered = False
+        self.stops_here = bool(params.stop) and not backend.stops_there
         self.counts_stream = False
         self.prompt_tokens = 0
         self.cached_tokens: int | None = None
@@ -185,42 +223,26 @@ class _Call:
     def usage(self) -> Usage:
         """What the call has taken, as far as it was seen: the server's total once it is there."""
         completion = self.total if self.total is not None else sum(d.tokens for d in self.drawn)
-        cached = self.cached_tokens or 0
+        prompt, cached = self.prompt_seen, self.cached_tokens or 0
         return Usage(
-            prompt_tokens=self.prompt_tokens,
+            prompt_tokens=prompt,
             cached_tokens=cached,
             completion_tokens=completion,
             calls=self.sent,
-            cost=self.backend.prices.cost(prompt=self.prompt_tokens, cached=cached, completion=completion),
+            cost=self.backend.prices.cost(prompt=prompt, cached=cached, completion=completion),
         )
 
-    def body(self) -> tuple[str, dict[str, object]]:
-        """The path and the JSON of the request."""
-        p, prefix = self.params, self.prefix
-        body = self.backend.extra_body | {
-            "model": self.backend.model,
-            "n": self.n,
-            "temperature": p.temperature,
-            "top_p": p.top_p,
-            "max_tokens": p.max_tokens,
-            "stream": True,
-            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-            "return_token_ids": True,
-            "request_id": self.request_id,
-        }
-        if p.seed is not None:
-            body["seed"] = p.seed
-        if p.stop:
-            body |= {"stop": p.stop, "include_stop_str_in_output": p.keep_stop}
-        if prefix.token_ids is not None:
-            return "/v1/completions", body | {"prompt": prefix.token_ids} | ({"logprobs": 0} if p.logprobs else {})
-        messages = [{"role": m.role, "content": m.content} for m in prefix.messages]
-        if prefix.answer:
-            messages.append({"role": "assistant", "content": prefix.answer})
-            body |= {"continue_final_message": True, "add_generation_prompt": False}
-        if p.logprobs:
-            body |= {"logprobs": True, "top_logprobs": 0}
-        return "/v1/chat/completions", body | {"messages": messages}
+    @property
+    def prompt_seen(self) -> int:
+        """Tokens of the prompt, as the server counted them; the backend's guess where it has answered without."""
+        if self.prompt_tokens == 0 and self.answered:
+            return self.backend.guessed_prompt(self.prefix)
+        return self.prompt_tokens
+
+    @property
+    def over(self) -> bool:
+        """Whether every sample was ended here, by a stop string: there is nothing to read on for."""
+        return self.stops_here and all(d.finish is not None for d in self.drawn)
 
     def take(self, event: bytes) -> None:
         """Book one event of the stream. Raises BackendError for an error, or for what is no piece."""
@@ -244,33 +266,48 @@ class _Call:
         message = choice.delta or _Message()
         text = choice.text or message.content or ""
         reasoning = message.reasoning or message.reasoning_content or ""
+        if self.stops_here:
+            if drawn.finish is not None:
+                return
+            text = drawn.until_stop(text, self.params.stop, self.params.keep_stop)
+            if choice.finish_reason is not None and drawn.finish is None:
+                text, drawn.held = text + drawn.held, ""
         if choice.prompt_token_ids is not None:
             self.prompt_ids = tuple(choice.prompt_token_ids)
         if choice.token_ids:
             drawn.ids += choice.token_ids
+        confidences = ()
         if choice.logprobs is not None:
             drawn.logprobs += [t.logprob for t in choice.logprobs.content or ()]
             drawn.logprobs += [value for value in choice.logprobs.token_logprobs or () if value is not None]
+            if self.params.confidence_of:
+                confidences = _confidences(choice.logprobs, self.params.confidence_of)
+                drawn.confidences += confidences
+        if choice.finish_reason is not None and drawn.finish is None:
+            stopped = choice.stop_reason if choice.stop_reason is not None else choice.matched_stop
+            drawn.stop_text = stopped if isinstance(stopped, str) else None
+            if drawn.stop_text and self.params.keep_stop and not self.backend.keeps_stop:
+                text += drawn.stop_text
+            drawn.finish = choice.finish_reason
+        if drawn.finish is not None:
+            drawn.seconds = time.perf_counter() - self.started
         if text:
             drawn.pieces.append(text)
         if reasoning:
             drawn.reasoning.append(reasoning)
-        if (text or reasoning) and not sample.done:
-            sample.feed(Delta(text, reasoning))
-        if choice.finish_reason is not None:
-            drawn.finish = choice.finish_reason
-            drawn.seconds = time.perf_counter() - self.started
-            drawn.stop_text = choice.stop_reason if isinstance(choice.stop_reason, str) else None
+        known = tuple(c for c in confidences if c is not None)
+        if (text or reasoning or known) and not sample.done:
+            sample.feed(Delta(text, reasoning, known))
 
     def _count(self, usage: _Usage, choices: Sequence[_Choice]) -> None:
         completion = usage.completion_tokens or 0
         self.prompt_tokens = max(self.prompt_tokens, usage.prompt_tokens)
         if usage.prompt_tokens_details is not None:
             self.cached_tokens = usage.prompt_tokens_details.cached_tokens
-        if len(choices) == 1:
+        if len(choices) == 1 and (self.n == 1 or self.backend.counts_each):
             self.counts_stream = True
             self.drawn[choices[0].index].counted = completion
-        elif not choices:
+        elif not choices or not self.backend.counts_each:
             self.total = completion
             if self.n == 1:
                 self.drawn[0].counted = completion
@@ -312,6 +349,11 @@ class _Call:
             else:
                 cause = BackendError(f"{self._where}: ended a sample with finish_reason {drawn.finish!r}")
         seconds = drawn.seconds if drawn.seconds is not None else time.perf_counter() - self.started
+        if drawn.held:  # the stream broke off in what might have become a stop string
+            sample.feed(Delta(drawn.held))
+            drawn.pieces.append(drawn.held)
+            drawn.held = ""
+        confidences = tuple(c for c in drawn.confidences if c is not None)
         sample.finish(
             Generation(
                 text="".join(drawn.pieces),
@@ -319,11 +361,12 @@ class _Call:
                 finish_reason=reason,
                 stop_text=drawn.stop_text,
                 completion_tokens=drawn.tokens,
-                prompt_tokens=self.prompt_tokens,
+                prompt_tokens=self.prompt_seen,
                 cached_tokens=self.cached_tokens or 0,
                 token_ids=tuple(drawn.ids) if drawn.ids else None,
                 prompt_token_ids=self.prompt_ids,
-                logprobs=tuple(drawn.logprobs) if drawn.logprobs else None,
+                logprobs=tuple(drawn.logprobs) if drawn.logprobs and self.params.logprobs else None,
+                confidences=confidences if confidences and len(confidences) == len(drawn.confidences) else None,
                 seconds=seconds,
                 error=None if cause is None else str(cause),
                 cause=cause,
@@ -399,6 +442,7 @@ class VLLMBackend:
                         for.
     extra_body        : fields that every generate request carries beside ours, for what only this server or
                         model knows: {"chat_template_kwargs": {"enable_thinking": False}}.
+    thinking_budget   : the server caps reasoning by `thinking_token_budget` itself (a vLLM with --reasoning-parser).
 
     `fingerprint` and `context` are "" and None until `check` has run, which the first `generate` does by
     itself. The fingerprint hashes what a server tells: model name, root, context length, vLLM's version, and
@@ -422,9 +466,11 @@ class VLLMBackend:
         max_concurrency: int = 256,
         fingerprint: str | None = None,
         extra_body: Mapping[str, object] | None = None,
+        thinking_budget: bool = False,
     ) -> None:
         self.name, self.model, self.prices = name, model, prices
-        self.url = _server(url)
+        self.url = self._address(url)
+        self.thinking_budget = thinking_budget
         for setting, value in (("timeout_s", timeout_s), ("connect_timeout_s", connect_timeout_s)):
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{setting}={value!r}: it must be a finite number of seconds greater than 0")
@@ -435,7 +481,7 @@ class VLLMBackend:
         if not model:
             raise ConfigError("model is empty: give the name under which the server serves the model")
         self.extra_body = dict(extra_body or {})
-        if ours := _OUR_FIELDS & self.extra_body.keys():
+        if ours := OUR_FIELDS & self.extra_body.keys():
             raise ConfigError(f"extra_body sets {min(ours)!r}, which the backend sets itself")
         self.fingerprint = fingerprint or ""
         self.context: int | None = None
@@ -449,7 +495,73 @@ class VLLMBackend:
         self._states: dict[asyncio.AbstractEventLoop, _LoopState] = {}
 
     def __repr__(self) -> str:
-        return f"VLLMBackend({self.name!r}, url={self.url!r}, model={self.model!r})"
+        return f"{type(self).__name__}({self.name!r}, url={self.url!r}, model={self.model!r})"
+
+    # what other dialects of the protocol do in another way
+
+    stops_there = True  # stop strings are sent, and the server tells which one ended a sample
+    keeps_stop = True  # the server leaves the stop string in the text where that is asked for
+    counts_each = True  # usage beside one choice counts that sample alone
+    base_path = "/v1"  # what stands before every path of the protocol
+    server_kind = "a vLLM server"
+    start = _START
+    advice = _ADVICE
+    longer_context = "serve the model with a larger --max-model-len"
+
+    def _address(self, url: str) -> str:
+        return _server(url).removesuffix("/v1").rstrip("/")
+
+    def _check_call(self, prefixes: Sequence[Prefix], params: SamplingParams) -> None:
+        """Raise InputError for what this server is known not to do."""
+
+    def _sizes(self, n: int, params: SamplingParams, apart: bool) -> Sequence[int]:
+        """How many samples each call for n samples of one prefix draws."""
+        return [1] * n if apart or params.temperature == 0 else [n]
+
+    def guessed_prompt(self, prefix: Prefix) -> int:
+        """Tokens to book for a prompt that was read but not counted: none, as vLLM tells with its first chunk."""
+        return 0
+
+    def request(self, call: _Call) -> tuple[str, dict[str, object]]:
+        """The path and the JSON of a call."""
+        p, prefix = call.params, call.prefix
+        body = self.extra_body | {
+            "model": self.model,
+            "n": call.n,
+            "temperature": p.temperature,
+            "top_p": p.top_p,
+            "max_tokens": p.max_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            "return_token_ids": True,
+            "request_id": call.request_id,
+        }
+        if p.seed is not None:
+            body["seed"] = p.seed
+        if p.stop:
+            body |= {"stop": p.stop, "include_stop_str_in_output": p.keep_stop}
+        if p.thinking_tokens is not None:
+            body["thinking_token_budget"] = p.thinking_tokens
+        if prefix.token_ids is not None:
+            body["prompt"] = prefix.token_ids
+            if p.confidence_of:  # by id: tokens of one text would be one entry
+                body |= {"logprobs": p.confidence_of, "return_tokens_as_token_ids": True}
+            elif p.logprobs:
+                body["logprobs"] = 0
+            return "/completions", body
+        messages = [{"role": m.role, "content": m.content} for m in prefix.messages]
+        if prefix.answer:
+            messages.append({"role": "assistant", "content": prefix.answer})
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
+        if p.confidence_of:
+            # The token drawn takes a place in the list even where it is not among the k likeliest, so one more is
+            # asked for, within the server's cap of 20. At 20 itself the drawn one may stand for the 20th.
+            body |= {"logprobs": True, "top_logprobs": p.confidence_of + (p.confidence_of < _MOST_LOGPROBS)}
+        elif p.logprobs:
+            body |= {"logprobs": True, "top_logprobs": 0}
+        if p.reasoning_effort is not None:
+            body["reasoning_effort"] = p.reasoning_effort
+        return "/chat/completions", body | {"messages": messages}
 
     # generating
 
@@ -474,18 +586,15 @@ class VLLMBackend:
                     f"prefix {i} has {len(prefix.token_ids or ())} tokens; {self.name} reads at most "
                     f"{self.context}, the answer included. Shorten it, or serve with a larger --max-model-len"
                 )
+        self._check_call(prefixes, params)
         state = self._state()
-        each = apart or params.temperature == 0
+        sizes = self._sizes(n, params, apart)
+        firsts = [sum(sizes[:i]) for i in range(len(sizes))]
         rows, calls = [], []
         for prefix in prefixes:
             row = [
-                _Call(
-                    self,
-                    prefix,
-                    1 if each else n,
-                    params.but(seed=None if params.seed is None else params.seed + i),
-                )
-                for i in (range(n) if each else (0,))
+                _Call(self, prefix, size, params.but(seed=None if params.seed is None else params.seed + first))
+                for size, first in zip(sizes, firsts, strict=True)
             ]
             calls += row
             rows.append([sample for call in row for sample in call.samples])
@@ -505,13 +614,13 @@ class VLLMBackend:
             call.end_all("error", error)
 
     async def _send(self, call: _Call, state: _LoopState) -> None:
-        path, body = call.body()
+        path, body = self.request(call)
         data = msgspec.json.encode(body)
         for attempt in range(self._retries + 1):
             call.sent += 1
             try:
                 with self._translated(call.request_id):
-                    await self._stream(call, state, path, data)
+                    await self._stream(call, state, self.base_path + path, data)
                 return
             except _TryAgain as failed:
                 if call.answered or attempt == self._retries:
@@ -537,7 +646,7 @@ class VLLMBackend:
                 if response.content_type != "text/event-stream":
                     raise BackendError(
                         f"{self.name} ({self.url}): answered with {response.content_type!r} instead of an "
-                        "event stream; is this the address of a vLLM server?"
+                        f"event stream; is this the address of {self.server_kind}?"
                     )
                 call.answered = True
                 decoder = EventDecoder()
@@ -546,6 +655,9 @@ class VLLMBackend:
                         if event == b"[DONE]":
                             return
                         call.take(event)
+                        if call.over:
+                            response.close()  # as below
+                            return
             except BaseException:
                 response.close()  # releasing would read on; closing is what stops the server
                 raise
@@ -564,8 +676,8 @@ class VLLMBackend:
         told = self.told(answer, call.prefix)
         if status == 400 and _TOO_LONG.search(message):
             return PromptTooLong(
-                f"{where}: the prompt does not fit the context of {self.context} tokens: {told} "
-                "Shorten it, or serve the model with a larger --max-model-len"
+                f"{where}: the prompt does not fit the context of {self.context or 'unknown'} tokens: {told} "
+                f"Shorten it, or {self.longer_context}"
             )
         if status == 404 and "does not exist" in message:
             return ModelNotServed(f"{where}: {told}")
@@ -573,8 +685,14 @@ class VLLMBackend:
             return BackendError(f"{where}: {self._key_refused(status)}")
         if 300 <= status < 400:
             return BackendError(f"{where}: redirects elsewhere ({status}), which is not followed; give the final url")
-        error = BackendError(f"{where}: answered {status}: {told}")
+        error = BackendError(f"{where}: answered {status}: {told}{self._remedy(message, call.params)}")
         return _TryAgain(error, _seconds(response.headers.get("Retry-After"))) if status in _TRY_AGAIN else error
+
+    def _remedy(self, message: str, params: SamplingParams) -> str:
+        """What helps against a refusal of what was asked for, as far as we know."""
+        if params.confidence_of and "logprobs" in message:
+            return f"; confidence_of={params.confidence_of} needs a server with --max-logprobs that high"
+        return ""
 
     @contextlib.contextmanager
     def _translated(self, request_id: str = "") -> Iterator[None]:
@@ -632,7 +750,7 @@ class VLLMBackend:
             models = await self._models()
         except HowhardError as error:
             reachable = not isinstance(error, BackendUnreachable | BackendTimeout)
-            return Capabilities(reachable=reachable, error=str(error), advice=(_START.format(self.model),))
+            return Capabilities(reachable=reachable, error=str(error), advice=(self.start.format(self.model),))
         served = tuple(m.id for m in models)
         metrics = await self._has_metrics()
         try:
@@ -662,7 +780,11 @@ class VLLMBackend:
             context=self.context,
             version=self.version,
             fingerprint=self.fingerprint,
-            advice=tuple(_ADVICE[what] for what, there in seen.items() if not there and g.error is None),
+            advice=tuple(
+                self.advice[what]
+                for what, there in seen.items()
+                if not there and g.error is None and what in self.advice
+            ),
             **seen,
         )
 
@@ -703,12 +825,12 @@ class VLLMBackend:
         return call
 
     async def _models(self) -> list[_Model]:
-        answer = await self._get("/v1/models")
+        answer = await self._get(self.base_path + "/models")
         try:
             return msgspec.json.decode(answer, type=_Models).data
         except msgspec.MsgspecError:
             raise BackendError(
-                f"{self.name} ({self.url}): /v1/models is not a list of models; is this a vLLM server?"
+                f"{self.name} ({self.url}): {self.base_path}/models is no list of models; is this {self.server_kind}?"
             ) from None
 
     async def _rendered(self) -> object:
@@ -725,6 +847,13 @@ class VLLMBackend:
             return msgspec.json.decode(await self._get(path, body))
         except (BackendError, msgspec.MsgspecError):
             return None
+
+    async def encode(self, text: str) -> tuple[int, ...] | None:
+        """The token ids of a text that goes on where other tokens end; None where the server doesn't tell."""
+        body: dict[str, object] = {"model": self.model, "prompt": text, "add_special_tokens": False}
+        answer = await self._get_or_none("/tokenize", body)
+        tokens = answer.get("tokens") if isinstance(answer, dict) else None
+        return tuple(tokens) if tokens and all(isinstance(t, int) for t in tokens) else None
 
     async def _has_metrics(self) -> bool:
         try:
@@ -833,27 +962,18 @@ class VLLMBackend:
 
 # ── small parts ─────────────────────────────────────────────────────────────────────────────────────────────
 
-_OUR_FIELDS = {
+OUR_FIELDS = {
     *("model", "messages", "prompt", "n", "temperature", "top_p", "max_tokens", "seed", "stop", "request_id"),
     *("include_stop_str_in_output", "stream", "stream_options", "logprobs", "top_logprobs", "return_token_ids"),
-    *("continue_final_message", "add_generation_prompt"),
+    *("continue_final_message", "add_generation_prompt", "thinking_token_budget", "reasoning_effort"),
+    *("return_tokens_as_token_ids", "max_completion_tokens"),
 }
+"""Fields that backends set themselves, so that extra_body may not."""
 _CONVERSATION = (("user", "one"), ("assistant", "two"), ("user", "three"))
-
-_START = "start it: vllm serve MODEL --served-model-name {} ; and check url and api_key_env"
-_ADVICE = {
-    "logprobs": "no log-probabilities came: mean_logprob features and confidence rules stay empty",
-    "token_ids": "no token ids came (return_token_ids): step search re-tokenises; use a newer vLLM",
-    "usage": "no token counts came while streaming (stream_options), so the spending of cancelled samples is "
-    "estimated: start the server with --enable-force-include-usage",
-    "cached_tokens": "cached prompt tokens are not told, so they are priced in full: start the server with "
-    "--enable-prompt-tokens-details",
-    "metrics": "no counters at /metrics: the accounting cannot be checked against the server's",
-}
 
 
 def _server(url: str) -> str:
-    """Check and normalise a server's address: no trailing slash, no /v1."""
+    """Check a server's address; it loses trailing slashes."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"url={url!r}: it must look like http://127.0.0.1:8000 or https://host/path")
@@ -861,7 +981,7 @@ def _server(url: str) -> str:
         raise ConfigError("url holds a user name or password: put the key into an environment variable, api_key_env")
     if parts.query or parts.fragment:
         raise ConfigError(f"url={url!r}: it must not have a query or a fragment")
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+    return url.rstrip("/")
 
 
 def _ended(call: _Call, state: _LoopState, task: asyncio.Task[None]) -> None:
@@ -873,6 +993,13 @@ def _ended(call: _Call, state: _LoopState, task: asyncio.Task[None]) -> None:
     else:
         logger.error("a call failed unexpectedly: %s", type(mistake).__name__, exc_info=mistake)
         call.end_all("error", BackendError(f"{call.backend.name}: unexpected {type(mistake).__name__}"))
+
+
+def _confidences(logprobs: _Logprobs, k: int) -> list[float | None]:
+    """Each token's confidence of k, see Generation.confidences; None where fewer than k log-probabilities came."""
+    listed = [[top.logprob for top in token.top_logprobs or ()] for token in logprobs.content or ()]
+    listed += [list((top or {}).values()) for top in logprobs.top_logprobs or ()]
+    return [-sum(heapq.nlargest(k, values)) / k if len(values) >= k else None for values in listed]
 
 
 def _message(answer: object) -> str:
