@@ -67,6 +67,20 @@ def reading_prices(verifier: Verifier) -> Prices | None:
     return getattr(verifier, "prices", None)
 
 
+@runtime_checkable
+class BoundsUsage(Protocol):
+    """What a verifier may offer beside Verifier, where it reads more than the texts or writes (a judge does)."""
+
+    def most_usage(self, request: Request, candidates: Sequence[Candidate]) -> Usage | None:
+        """Bound from above, without I/O, what judging these candidates may take; None = no bound is known."""
+        ...
+
+
+def most_usage(verifier: Verifier, request: Request, candidates: Sequence[Candidate]) -> Usage | None:
+    """Return a verifier's own bound of what a call takes; None where it gives none."""
+    return verifier.most_usage(request, candidates) if isinstance(verifier, BoundsUsage) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One `generate` call to be made: n samples for each prefix."""
@@ -233,12 +247,16 @@ class Run:
     async def judge(self, verifier: Verifier, candidates: Sequence[Candidate], *, partial: bool = False) -> Verdicts:
         """Have candidates judged and book it. Out of time, every one stays unjudged.
 
+        So does every one where the verifier bounds its own usage, and the budget does not hold that bound.
         Raises VerifierError, see `judged`.
         """
         nothing = Verdicts((None,) * len(candidates))
         left = self._seconds_left()
         if not candidates or left == 0:
             self.out_of_time = self.out_of_time or left == 0
+            return nothing
+        most = most_usage(verifier, self.request, candidates)
+        if most is not None and not self.meter.allows(tokens=most.total_tokens, cost=most.cost):
             return nothing
         try:
             async with asyncio.timeout(left) as limit:

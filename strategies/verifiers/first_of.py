@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from ..base import Candidate, Prices, Request, Usage, Verdicts, Verifier
 from ..errors import ConfigError
+from ..running import most_usage
 from ..spec import Parts, VerifierFields, demand
 
 
@@ -29,6 +30,11 @@ class FirstOf:
         if not known:
             return None
         return Prices(prompt=max(p.prompt for p in known), completion=max(p.completion for p in known))
+
+    def most_usage(self, request: Request, candidates: Sequence[Candidate]) -> Usage | None:
+        """Bound what judging may take by the bounds of all members; None where no member gives one."""
+        bounds = [m for v in self.verifiers if (m := most_usage(v, request, candidates)) is not None]
+        return sum(bounds, Usage()) if bounds else None
 
     async def score(self, request: Request, candidates: Sequence[Candidate], *, partial: bool = False) -> Verdicts:
         """Have the candidates judged by the first verifier that can; nobody's verdict is None for each."""
