@@ -1,13 +1,14 @@
-"""The log directory: prompts, samples and outcomes as append-only parquet parts that survive a SIGKILL.
+"""The log directory: five tables as append-only parquet parts that survive a SIGKILL.
 
     LOG/manifest.json                    schema version, and notes of whoever collected
     LOG/prompts/part-000001.parquet      one file per append, never changed once it has its name
-    LOG/samples/...  LOG/outcomes/...
+    LOG/samples/...  LOG/outcomes/...  LOG/runs/...  LOG/nodes/...
 
 An append writes a temporary file, fsyncs it, renames it to its final name and fsyncs the folder; only then
 does it return. So a row is acknowledged exactly when the call has returned, a kill at any moment leaves
 either the whole part or a temporary file, which the next writer removes, and a rerun goes on from `done()`.
-What rows mean is said in howhard.training.tables; how they come about in howhard.training.collect.
+What rows mean is said in howhard.training.tables; how they come about in howhard.training.collect,
+and, of what was served, in howhard.training.recording.
 """
 
 import fcntl
@@ -142,6 +143,13 @@ class Log:
         """Add the outcomes that the log does not hold yet; returns how many those are. See `append`."""
         return self.append("outcomes", rows)
 
+    def lock(self) -> None:
+        """Become the one writer now, not only at the first append.
+
+        Raises WorldError when another process is writing to this log.
+        """
+        self._become_writer()
+
     def append(self, table: str, rows: Rows) -> int:
         """Write the rows that are new as one part and return how many they are; they are safe from then on.
 
@@ -200,6 +208,14 @@ class Log:
     def outcomes(self) -> pd.DataFrame:
         """The outcomes that were run or imported, validated; `collect.assemble` derives more."""
         return self._read("outcomes")
+
+    def runs(self) -> pd.DataFrame:
+        """What strategies did live, a row per run, validated."""
+        return self._read("runs")
+
+    def nodes(self) -> pd.DataFrame:
+        """The nodes of the live runs that searched, validated."""
+        return self._read("nodes")
 
     def done(self) -> Done:
         """What the log holds, by key: what a rerun need not do again."""
@@ -314,18 +330,18 @@ class _Index:
         self.prompts: set[str] = set()
         self.samples: dict[SampleKey, tuple[int, bool]] = {}
         self.outcomes: set[tuple[str, str]] = set()
+        self.runs: set[str] = set()
+        self.nodes: set[tuple[str, int]] = set()
 
     def is_new(self, table: str, key: Any) -> bool:
         if table == "samples":
             return not self.samples.get(key, (0, False))[1]
-        return key not in (self.prompts if table == "prompts" else self.outcomes)
+        return key not in getattr(self, table)
 
     def add(self, table: str, frame: pd.DataFrame) -> None:
         keys = _keys(table, frame)
-        if table == "prompts":
-            self.prompts.update(keys)
-        elif table == "outcomes":
-            self.outcomes.update(keys)
+        if table != "samples":
+            getattr(self, table).update(keys)
         else:
             for key, finish_reason in zip(keys, frame["finish_reason"].tolist(), strict=True):
                 tried, succeeded = self.samples.get(key, (0, False))
@@ -338,9 +354,9 @@ def _key_columns(table: str) -> list[str]:
 
 def _keys(table: str, frame: pd.DataFrame) -> list[Any]:
     columns = [frame[name].tolist() for name in _key_columns(table)]
-    if table == "prompts":
+    if len(columns) == 1:
         return columns[0]
-    if table == "outcomes":
+    if table != "samples":
         return list(zip(*columns, strict=True))
     *most, parents = columns
     parents = [None if pd.isna(parent) else parent for parent in parents]

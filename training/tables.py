@@ -1,4 +1,4 @@
-"""The three tables of what was logged - prompts, samples, outcomes - and the checks that every row passes.
+"""The tables of what was logged - prompts, samples, outcomes, runs, nodes - and the checks that every row passes.
 
 A table is a pandas DataFrame with exactly the columns named here; on disk it is parquet with a pyarrow schema
 made from the same list. Nothing here reads or writes files: howhard.training.log keeps the tables,
@@ -24,7 +24,7 @@ from ..strategies.base import Prompt, SamplingParams, as_messages
 from ..strategies.errors import TableError, nearest
 
 SCHEMA_VERSION = 1
-"""Of all three tables together; goes up when a column changes its name, type or meaning."""
+"""Of all tables together; goes up when a column changes its name, type or meaning."""
 
 VERDICT = pa.struct(
     [
@@ -44,13 +44,13 @@ taken once for all samples that were judged in one call (0 where left out)."""
 class Column:
     """One column: its type, whether null is allowed, and the range or the words that a value must keep.
 
-    kind : "str", "int", "float", "time" or "verdicts".
+    kind : "str", "int", "float", "bool", "time" or "verdicts".
     low, high : closed bounds of numbers; None = unbounded (NaN and infinity are never values).
     words : the only strings allowed; empty = any non-empty one (`blank` allows the empty one too).
     """
 
     name: str
-    kind: Literal["str", "int", "float", "time", "verdicts"]
+    kind: Literal["str", "int", "float", "bool", "time", "verdicts"]
     meaning: str
     nullable: bool = False
     low: float | None = None
@@ -65,6 +65,7 @@ class Column:
             "str": pa.string(),
             "int": pa.int32(),
             "float": pa.float64(),
+            "bool": pa.bool_(),
             "time": pa.timestamp("us", tz="UTC"),
             "verdicts": pa.list_(VERDICT),
         }[self.kind]
@@ -103,7 +104,7 @@ SAMPLES: tuple[Column, ...] = (
     _str("params", "sampling parameters, JSON, see params_json()"),
     _count("sample_index", "0, 1, ... per prompt, backend and params"),
     _str("origin", "collect: drawn for the log; live: drawn while serving", words=("collect", "live")),
-    _str("parent", "live: the request it served", nullable=True),
+    _str("parent", "live: the run that drew it, of the runs table", nullable=True),
     _count("wave", "live: in which wave of the plan it was drawn", nullable=True),
     _count("planned_n", "live: how many the plan meant to draw", nullable=True),
     _str("stopped_because", "live: why the plan stopped", nullable=True),
@@ -147,12 +148,54 @@ OUTCOMES: tuple[Column, ...] = (
     _str("answer", "what was answered", nullable=True, blank=True),
 )
 
-COLUMNS: Mapping[str, tuple[Column, ...]] = {"prompts": PROMPTS, "samples": SAMPLES, "outcomes": OUTCOMES}
+RUNS: tuple[Column, ...] = (
+    _str("run_id", "of this run alone"),
+    _str("prompt_id", "of the prompts table"),
+    _str("arm", "backend/strategy"),
+    _str("request_id", "what the caller called the request", nullable=True),
+    Column("time", "time", "when the run had ended"),
+    _str("answer", "what was answered; null = no sample was complete", nullable=True, blank=True),
+    _share("quality", "a grader's judgement; null = not graded", nullable=True),
+    _count("prompt_tokens", "all prompt tokens of all calls"),
+    _count("cached_tokens", "those of them that the server had cached"),
+    _count("completion_tokens", "all tokens drawn, those of losing samples too"),
+    _count("verifier_tokens", "read or written by verifiers"),
+    _count("calls", "generate and score calls"),
+    _amount("cost", "verifiers included"),
+    _amount("seconds", "from the request to the answer, under whatever load there was"),
+    _str("stopped_because", "why it drew no more", blank=True),
+)
+
+NODES: tuple[Column, ...] = (
+    _str("run_id", "of the runs table"),
+    _str("prompt_id", "of the prompts table"),
+    _str("arm", "backend/strategy"),
+    _str("backend", "that drew the step"),
+    _count("node", "0, 1, ... in one run"),
+    _count("parent", "the node that it goes on from; null = the prompt", nullable=True),
+    _count("depth", "steps from the prompt"),
+    _str("text", "of this step alone", blank=True),
+    _share("score", "the verifier's, of the way up to here; null = not judged", nullable=True),
+    _count("copies", "samples that said the same and were merged into it"),
+    _count("completion_tokens", "drawn for it"),
+    Column("finished", "bool", "whether it ends a solution"),
+    Column("kept", "bool", "whether the search went on from it, or held it as a solution"),
+)
+
+COLUMNS: Mapping[str, tuple[Column, ...]] = {
+    "prompts": PROMPTS,
+    "samples": SAMPLES,
+    "outcomes": OUTCOMES,
+    "runs": RUNS,
+    "nodes": NODES,
+}
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "prompts": ("prompt_id",),
     "samples": ("prompt_id", "backend", "params", "sample_index", "origin"),
     "outcomes": ("prompt_id", "arm"),
+    "runs": ("run_id",),
+    "nodes": ("run_id", "node"),
 }
 """The columns that no two rows of a table share."""
 
@@ -334,6 +377,7 @@ def _checked(table: str, column: Column, cells: list[Any]) -> pd.Series:
         "str": _checked_words,
         "int": _checked_numbers,
         "float": _checked_numbers,
+        "bool": _checked_bools,
         "time": _checked_times,
         "verdicts": _checked_verdicts,
     }[column.kind]
@@ -391,6 +435,12 @@ def _checked_numbers(column: Column, cells: list[Any], missing: np.ndarray, refu
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, np.number, np.bool_))
+
+
+def _checked_bools(column: Column, cells: list[Any], missing: np.ndarray, refuse: _Refuse) -> pd.Series:
+    wrong = _each(cells, missing, lambda cell: not isinstance(cell, (bool, np.bool_)))
+    refuse(wrong, "true or false is needed, this is a KIND", "Give a bool.")
+    return pd.Series([bool(cell) for cell in cells], dtype=bool)
 
 
 def _checked_times(column: Column, cells: list[Any], missing: np.ndarray, refuse: _Refuse) -> pd.Series:
@@ -473,4 +523,6 @@ _REMEDIES = {
     "outcomes": "An arm has one outcome per prompt: average repeated runs, or name the arms apart.",
     "samples": "Number the samples of a prompt, backend and params 0, 1, 2, ...",
     "prompts": "Keep one of them.",
+    "runs": "Give every run an id of its own.",
+    "nodes": "Number the nodes of a run 0, 1, 2, ...",
 }
