@@ -38,12 +38,16 @@ from .base import (
 )
 from .best_of_n import BestOfN, BestOfNSpec
 from .catalogue import StrategySpec, VerifierSpec
+from .confidence import Weighting, get_weighting
+from .equivalence import Equivalence, get_equivalence
+from .self_consistency import SelfConsistency, SelfConsistencySpec
 from .single import SinglePass, SingleSpec, SingleStream
 from .spec import PricesSpec
 from .specs import (
     ArmSpec,
     BackendSpec,
     LocalSpec,
+    OpenAISpec,
     VLLMSpec,
     build_arms,
     build_strategy,
@@ -51,7 +55,9 @@ from .specs import (
     open_backends,
     open_verifiers,
 )
+from .stopping import Seen, StopRule, get_stop_rule
 from .tree_search import TreeSearch, TreeSearchSpec
+from .verifier_errors import PastTheOptimum, VerifierErrors
 from .verifiers.exact import ExactCheck, ExactCheckSpec
 from .verifiers.first_of import FirstOf, FirstOfSpec
 from .verifiers.reward_model import RewardModel, RewardModelSpec
@@ -70,6 +76,7 @@ __all__ = [
     "Budget",
     "Candidate",
     "Delta",
+    "Equivalence",
     "ExactCheck",
     "ExactCheckSpec",
     "FirstOf",
@@ -78,6 +85,8 @@ __all__ = [
     "LocalSpec",
     "Message",
     "Meter",
+    "OpenAISpec",
+    "PastTheOptimum",
     "Prefix",
     "Prices",
     "PricesSpec",
@@ -87,9 +96,13 @@ __all__ = [
     "RewardModelSpec",
     "Sample",
     "SamplingParams",
+    "Seen",
+    "SelfConsistency",
+    "SelfConsistencySpec",
     "SinglePass",
     "SingleSpec",
     "SingleStream",
+    "StopRule",
     "Strategy",
     "StrategyResult",
     "StrategySpec",
@@ -100,14 +113,19 @@ __all__ = [
     "VLLMSpec",
     "Verdicts",
     "Verifier",
+    "VerifierErrors",
     "VerifierSpec",
     "Vote",
     "VoteSpec",
+    "Weighting",
     "as_messages",
     "build_arms",
     "build_strategy",
     "canonical",
     "extract",
+    "get_equivalence",
+    "get_stop_rule",
+    "get_weighting",
     "open_backend",
     "open_backends",
     "open_verifiers",

@@ -359,8 +359,14 @@ def _verdict_columns(cells: list[list[dict]]) -> dict[str, _Judged]:
 
 
 def is_derivable(arm: ArmSpec) -> bool:
-    """Whether an arm's outcomes follow from independent samples: single pass, best-of-N and votes."""
-    return isinstance(arm.strategy, (SingleSpec, BestOfNSpec))
+    """Whether an arm's outcomes follow from independent samples: single pass, best-of-N and votes.
+
+    Best-of-N that stops early, or whose choice counts scores and votes together, must be run.
+    """
+    strategy = arm.strategy
+    if isinstance(strategy, BestOfNSpec):
+        return strategy.selection == "best" and strategy.stop == "none"
+    return isinstance(strategy, SingleSpec)
 
 
 def derive(
@@ -411,7 +417,7 @@ def _derive_arm(
     sampled: SampleSet, groups: Mapping[str, str], arm: ArmSpec, verifiers: Mapping[str, VerifierSpec]
 ) -> pd.DataFrame:
     strategy = arm.strategy
-    if not isinstance(strategy, (SingleSpec, BestOfNSpec)):
+    if not is_derivable(arm):
         raise InputError(f"arm {arm.name!r} cannot be derived from samples: run it")
     k = strategy.n if isinstance(strategy, BestOfNSpec) else 1
     leaves = _leaves(arm.name, strategy.verifier, verifiers) if isinstance(strategy, BestOfNSpec) else []

@@ -12,10 +12,12 @@ class Vote:
     """Score each text by the share of texts whose answer is the same, in the sense of `answers.same`.
 
     Best-of-N with it is the majority vote: among equal shares the answer launched first wins. Partial
-    solutions have no answer yet and are not judged.
+    solutions have no answer yet and are not judged. SelfConsistency knows other kinds of equivalence, weights and
+    stop rules.
     """
 
     sound = False
+    relative = True  # a share of the samples judged together: scores of two calls do not compare
     prices: Prices | None = None  # reads no tokens
 
     def __init__(self, *, name: str = "vote") -> None:

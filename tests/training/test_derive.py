@@ -290,6 +290,14 @@ def test_tree_search_must_be_run():
         derived(make_samples([{"quality": 1.0}]), search)
 
 
+@pytest.mark.parametrize("changes", [{"selection": "weighted"}, {"selection": "majority"}, {"stop": "exact"}])
+def test_best_of_n_that_counts_votes_or_stops_early_must_be_run(changes):
+    spec = arm(2, "vote", **changes)
+    assert not derive.is_derivable(spec)
+    with pytest.raises(InputError, match="cannot be derived from samples: run it"):
+        derived(make_samples([{"quality": 1.0}] * 2), spec)
+
+
 def test_samples_that_say_nothing_of_one_model_are_refused():
     good = make_samples([{"quality": 1.0}])
     with pytest.raises(TableError, match="nothing to derive from"):
