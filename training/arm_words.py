@@ -57,19 +57,20 @@ def assignments(words: list[str]) -> dict[str, str]:
 def strategy_spec(kind: str, settings: Mapping[str, object], usual: Mapping[str, object] | None = None) -> StrategySpec:
     """Make the spec of a kind, with its settings as text (or already of their type).
 
-    usual : as in `parse_arm`.
+    usual : as in `parse_arm`; a setting that is None by default, and so not in use, stays so.
     Raises ConfigError for an unknown kind or setting, a value of another type, and one out of range.
     """
     spec = KINDS.get(kind.replace("_", "-"))
     if spec is None:
         raise ConfigError(f"no strategy is called {kind!r}{_guess(kind, KINDS)} The strategies: {', '.join(KINDS)}")
     fields = {field.name: field.type for field in msgspec.structs.fields(spec)}
+    in_use = {field.name for field in msgspec.structs.fields(spec) if field.default is not None}
     for name in settings:
         if name not in fields:
             others = [word for word, other in KINDS.items() if name in other.__struct_fields__]
             hint = f"; strategies with one: {', '.join(others)}." if others else _guess(name, fields)
             raise ConfigError(f"{kind} has no setting {name!r}{hint} Its settings: {', '.join(fields)}")
-    given = {name: value for name, value in (usual or {}).items() if name in fields} | dict(settings)
+    given = {name: value for name, value in (usual or {}).items() if name in in_use} | dict(settings)
     return spec(**{name: _typed(name, value, fields[name]) for name, value in given.items()})
 
 

@@ -161,6 +161,69 @@ def run(
 
 
 @app.command()
+def compare(
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help='An arm, repeatable: "best-of-n n=16 verifier=vote", "large/single"; default: a good set.'),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSONL, CSV or parquet with references; default: fresh problems.")
+    ] = None,
+    grader: Annotated[
+        str | None, typer.Option(help="For prompts of a file that name none, such as numeric or exact.")
+    ] = None,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Of fresh problems: countdown, chain, path, remainder, all (repeatable).")
+    ] = None,
+    problems: Annotated[int, typer.Option(help="How many fresh problems.")] = 100,
+    backend: Backends = None,
+    verifier: VerifierName = None,
+    config: ConfigFile = None,
+    url: Url = None,
+    model: ModelName = None,
+    api_key_env: KeyVariable = None,
+    seeds: Annotated[int, typer.Option(help="How often each arm answers each prompt.")] = 3,
+    latency_prompts: Annotated[int, typer.Option(help="Each arm is timed alone on so many prompts.")] = 16,
+    concurrency: Annotated[int, typer.Option(help="Runs under way at once.")] = 16,
+    log: Annotated[Path, typer.Option(help="Directory of the results; one that exists is gone on with.")] = Path(
+        "howhard-compare"
+    ),
+    plot: Annotated[Path | None, typer.Option(help="Write accuracy against tokens as a PNG here.")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run several strategies on one prompt set, and show accuracy, tokens, cost and latency of each, with intervals.
+
+    Ctrl-C loses nothing that had ended, and the same command goes on where it stood.
+    """
+    from ..strategies.errors import ConfigError
+    from .compare import compare as go
+    from .compare import entries, fresh_prompts
+    from .compare_report import CompareReport
+    from .compare_report import plot as draw
+    from .prompt_sets import read_prompts
+    from .workbench import at_hand
+
+    if prompts is not None and family:
+        raise ConfigError("--family is for fresh problems: give it or --prompts")
+    if prompts is None and grader is not None:
+        raise ConfigError("--grader is for --prompts: fresh problems bring their own")
+    served = _config(config, url=url, model=model, api_key_env=api_key_env)
+    at = at_hand(served, backend or ())
+    configured = served.arms if config is not None and served is not None and not backend else ()
+    arms = entries(at, arm or (), configured, verifier=verifier)
+    if prompts is not None:
+        table, of = read_prompts(prompts, grader=grader), prompts.name
+    else:
+        table, of = fresh_prompts(problems, seed, family or ()), "fresh problems"
+    compared = go(
+        table, at, arms, log, title=f"{', '.join(dict.fromkeys(e.spec.backend for e in arms))} on {of}", seeds=seeds,
+        seed=seed, concurrency=concurrency, latency_prompts=latency_prompts, quiet=as_json,
+    )  # fmt: skip
+    _print(CompareReport(compared, None if plot is None else draw(compared, plot)), as_json)
+
+
+@app.command()
 def collect(
     prompts: Annotated[Path, typer.Argument(help="JSONL, CSV or parquet: prompt, and where it is graded, reference.")],
     log: Annotated[Path, typer.Option(help="The log directory; one that exists is continued.")] = Path("howhard-log"),

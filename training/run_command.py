@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..strategies import ArmSpec, StrategySpec
-from ..strategies.base import Arm, Budget, Candidate, Request, StrategyResult, Usage, as_messages
+from ..strategies.base import Arm, Budget, Candidate, Request, StrategyResult, Trace, Usage, as_messages
 from ..strategies.errors import ConfigError
 from .bounded import work_off
 from .progress import bars
@@ -161,23 +161,29 @@ async def _answer(
     recorder: "Recorder | None",
     show: Callable[[str], None] | None = None,
 ) -> StrategyResult:
-    trace = None if recorder is None else recorder.trace(request, arm)
-    if show is None:
-        result = await arm.run(request, budget=budget, trace=trace)
-    else:
-        stream = getattr(arm.strategy, "stream", None)
-        if stream is None:
-            raise ConfigError(
-                f"{arm.strategy.name} does not stream: it chooses among whole answers; leave out --stream"
-            )
-        flow = stream(request, arm.backend, budget=budget, trace=trace)
-        async for delta in flow:
-            show(delta.text)
-        show("\n")
-        result = await flow.result()
-    if recorder is not None:
-        recorder.finish(request, arm, result, quality=None)
+    if recorder is None:
+        return await _drawn(arm, request, budget, None, show)
+    result = None
+    try:
+        result = await _drawn(arm, request, budget, recorder.trace(request, arm), show)
+    finally:
+        recorder.finish(request, arm, result)
     return result
+
+
+async def _drawn(
+    arm: Arm, request: Request, budget: Budget, trace: Trace | None, show: Callable[[str], None] | None
+) -> StrategyResult:
+    if show is None:
+        return await arm.run(request, budget=budget, trace=trace)
+    stream = getattr(arm.strategy, "stream", None)
+    if stream is None:
+        raise ConfigError(f"{arm.strategy.name} does not stream: it weighs whole answers; leave out --stream")
+    flow = stream(request, arm.backend, budget=budget, trace=trace)
+    async for delta in flow:
+        show(delta.text)
+    show("\n")
+    return await flow.result()
 
 
 def _recorder(log: Path | None) -> "contextlib.AbstractContextManager[Recorder | None]":

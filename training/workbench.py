@@ -35,16 +35,23 @@ class AtHand:
 
     chosen  : the backends that the command works on, one at least.
     usual   : settings that strategies take where nothing else is said.
-    own     : whether a configuration or a server of the user's is in play; the embedded models otherwise.
-    currency: of costs.
+    verifier : of strategies that need one where none is named: tiny-prm for the embedded models, whose texts alone it
+               knows, "best" for others.
+    currency : of costs.
     """
 
     backends: Mapping[str, BackendSpec]
     verifiers: Mapping[str, VerifierSpec]
     chosen: tuple[str, ...]
     usual: Mapping[str, object] = field(default_factory=dict)
-    own: bool = False
+    verifier: str = BEST
     currency: str = "completion tokens"
+
+    def scores_steps(self, verifier: str) -> bool:
+        """Whether a verifier, or one that it is made of, is a reward model, which can score partial solutions."""
+        spec = self.verifiers.get(verifier)
+        tag = "" if spec is None else str(spec.__struct_config__.tag)
+        return "reward" in tag or any(self.scores_steps(v) for v in getattr(spec, "verifiers", ()))
 
 
 def at_hand(config: Config | None, names: Sequence[str] = (), *, one: bool = False) -> AtHand:
@@ -73,7 +80,7 @@ def at_hand(config: Config | None, names: Sequence[str] = (), *, one: bool = Fal
         | ({} if config is None else config.verifiers),
         chosen=chosen,
         usual={"temperature": draws.temperature, "top_p": draws.top_p, "max_tokens": draws.max_tokens},
-        own=config is not None,
+        verifier="tiny-prm" if local else BEST,
         currency=embedded.currency if config is None else config.currency,
     )
 
