@@ -9,6 +9,7 @@ that need PyTorch or aiohttp are touched only by `open_backend` and `open_verifi
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 
@@ -37,8 +38,8 @@ class LocalSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         demand(self.max_batch >= 1, f"max_batch={self.max_batch!r}: it must be at least 1")
 
 
-class VLLMSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="vllm"):
-    """A model on a vLLM server. What the settings mean stands at VLLMBackend.
+class _ServerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """What is to be said of any server. What the settings mean stands at VLLMBackend.
 
     api_key_env : the NAME of the environment variable that holds the key, never the key.
     """
@@ -52,6 +53,7 @@ class VLLMSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     retries: int = 1
     max_concurrency: int = 256
     fingerprint: str | None = None
+    extra_body: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
         demand(
@@ -68,12 +70,54 @@ class VLLMSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         demand(self.retries >= 0, f"retries={self.retries!r}: it must not be negative")
         demand(self.max_concurrency >= 1, f"max_concurrency={self.max_concurrency!r}: it must be at least 1")
 
+    def settings(self) -> dict[str, Any]:
+        """As keywords for the backend, but for its name and prices."""
+        return {f: getattr(self, f) for f in self.__struct_fields__ if f != "prices"}
 
-BackendSpec = LocalSpec | VLLMSpec
+
+class VLLMSpec(_ServerSpec, frozen=True, kw_only=True, tag="vllm"):
+    """A model on a vLLM server. What the settings mean stands at VLLMBackend.
+
+    api_key_env : the NAME of the environment variable that holds the key, never the key.
+    """
+
+    thinking_budget: bool = False
+
+
+class OpenAISpec(_ServerSpec, frozen=True, kw_only=True, tag="openai"):
+    """A model on any OpenAI-compatible server. What the settings mean stands at OpenAIBackend and VLLMBackend.
+
+    api_key_env : the NAME of the environment variable that holds the key, never the key.
+    """
+
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    n_per_call: int | None = None
+    logprobs: bool = True
+    max_logprobs: int = 20
+    usage_told: bool = True
+    stop_told: bool = False
+    continues: Literal["final_message", "prefix", "last_message"] | None = None
+    template: dict[str, str] | None = None
+    thinking_field: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        demand(
+            self.n_per_call is None or self.n_per_call >= 1,
+            f"n_per_call={self.n_per_call!r}: it must be at least 1, or left out for any number",
+        )
+        demand(self.max_logprobs >= 0, f"max_logprobs={self.max_logprobs!r}: it must be 0 or more")
+        demand(
+            self.template is None or self.continues is None,
+            "continues and template are two ways to go on from a begun answer: give one of them",
+        )
+
+
+BackendSpec = LocalSpec | VLLMSpec | OpenAISpec
 
 
 def open_backend(name: str, spec: BackendSpec) -> Backend:
-    """Open a backend under a name. A vLLM server is not contacted yet.
+    """Open a backend under a name. A server is not contacted yet.
 
     Raises ConfigError for a model that isn't there, a missing API key, or a missing extra.
     """
@@ -85,20 +129,13 @@ def open_backend(name: str, spec: BackendSpec) -> Backend:
         except ImportError as exc:
             raise ConfigError(_missing_extra(f"backend {name!r}", exc)) from exc
         return LocalBackend(name, spec.model, prices=prices, device=spec.device, max_batch=spec.max_batch)
+    if isinstance(spec, OpenAISpec):
+        from .backends.openai import OpenAIBackend
+
+        return OpenAIBackend(name, prices=prices, **spec.settings())
     from .backends.vllm import VLLMBackend
 
-    return VLLMBackend(
-        name,
-        url=spec.url,
-        model=spec.model,
-        prices=prices,
-        api_key_env=spec.api_key_env,
-        timeout_s=spec.timeout_s,
-        connect_timeout_s=spec.connect_timeout_s,
-        retries=spec.retries,
-        max_concurrency=spec.max_concurrency,
-        fingerprint=spec.fingerprint,
-    )
+    return VLLMBackend(name, prices=prices, **spec.settings())
 
 
 def open_backends(specs: Mapping[str, BackendSpec]) -> dict[str, Backend]:
@@ -230,6 +267,7 @@ __all__ = [
     "ArmSpec",
     "BackendSpec",
     "LocalSpec",
+    "OpenAISpec",
     "PricesSpec",
     "SpecError",
     "StrategySpec",

@@ -222,7 +222,10 @@ class _Call:
     @property
     def usage(self) -> Usage:
         """What the call has taken, as far as it was seen: the server's total once it is there."""
-        completion = self.total if self.total is not None else sum(d.tokens for d in self.drawn)
+        seen = sum(d.tokens for d in self.drawn)
+        completion = seen if self.total is None else self.total
+        if not self.backend.counts_each:  # the total may have come beside a choice, before the others' ends
+            completion = max(completion, seen)
         prompt, cached = self.prompt_seen, self.cached_tokens or 0
         return Usage(
             prompt_tokens=prompt,
@@ -304,7 +307,7 @@ class _Call:
         self.prompt_tokens = max(self.prompt_tokens, usage.prompt_tokens)
         if usage.prompt_tokens_details is not None:
             self.cached_tokens = usage.prompt_tokens_details.cached_tokens
-        if len(choices) == 1 and (self.n == 1 or self.backend.counts_each):
+        if len(choices) == 1 and self.backend.counts_each:
             self.counts_stream = True
             self.drawn[choices[0].index].counted = completion
         elif not choices or not self.backend.counts_each:
@@ -768,7 +771,7 @@ class VLLMBackend:
         seen = {
             "logprobs": g.logprobs is not None,
             "token_ids": g.token_ids is not None and g.prompt_token_ids is not None,
-            "usage": call.total is not None and call.counts_stream,
+            "usage": call.total is not None and (call.counts_stream or not self.counts_each),
             "cached_tokens": call.cached_tokens is not None,
             "metrics": metrics,
         }

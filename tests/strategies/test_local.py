@@ -17,7 +17,7 @@ from howhard.strategies.errors import BackendError, ConfigError, InputError, Pro
 torch = pytest.importorskip("torch")
 
 from howhard.strategies.backends import local as module  # noqa: E402
-from howhard.strategies.backends.local import LocalBackend, choose  # noqa: E402
+from howhard.strategies.backends.local import LocalBackend, choose, confidences  # noqa: E402
 
 PRICES = Prices(prompt=1.0, completion=2.0)
 ONE, TWO = (Prefix(as_messages(text)) for text in ("1 + 2", "34 - 5 = 6"))
@@ -82,6 +82,24 @@ def test_logits_that_are_not_finite_choose_nothing():
     assert ids.tolist() == [1, -1]
 
 
+@given(
+    arrays.arrays(np.float32, (4, 6), elements=st.floats(-20, 20, width=32)),
+    st.lists(st.integers(0, 8), min_size=4, max_size=4),
+)
+@settings(max_examples=60)
+def test_a_confidence_is_minus_the_mean_of_the_k_largest_log_probabilities(logits, of):
+    found = confidences(logits, np.array(of))
+    for row, k in enumerate(of):
+        logprobs = logits[row].astype(float) - np.logaddexp.reduce(logits[row].astype(float))
+        if k == 0:
+            assert np.isnan(found[row])
+        else:
+            assert found[row] == pytest.approx(-np.sort(logprobs)[::-1][:k].mean(), abs=1e-9)
+        if k >= 6:  # Kang et al. 2025, 2502.18581: -(1/V) sum log(V p), the uniform distribution's distance from p
+            self_certainty = -np.log(6 * np.exp(logprobs)).mean()
+            assert found[row] - np.log(6) == pytest.approx(self_certainty, abs=1e-9)
+
+
 # what is drawn
 
 
@@ -93,6 +111,39 @@ def test_greedy_tokens_and_log_probabilities_are_those_of_a_full_forward_pass(lo
         assert logits.argmax(-1).tolist() == list(sample.token_ids)
         own = torch.log_softmax(logits, -1)[range(len(sample.token_ids)), list(sample.token_ids)]
         assert sample.logprobs == pytest.approx(own.tolist(), abs=1e-4)
+
+
+def test_confidences_are_those_of_a_full_forward_pass_for_the_samples_that_asked(local):
+    async def main():
+        params = SamplingParams(max_tokens=20, seed=4)
+        asked = [local.generate([ONE], n=2, params=params.but(confidence_of=k)) for k in (0, 5, 999)]
+        return [sample for batch in asked for sample in (await batch.all())[0]]
+
+    plain, _, few, other, whole, _ = asyncio.run(main())
+    assert plain.confidences is None
+    assert few.token_ids == whole.token_ids != other.token_ids
+    ids = [*few.prompt_token_ids, *few.token_ids]
+    logprobs = torch.log_softmax(logits_of(local, ids)[len(few.prompt_token_ids) - 1 : -1], -1)
+    assert few.confidences == pytest.approx((-logprobs.topk(5).values.mean(-1)).tolist(), abs=1e-4)
+    assert whole.confidences == pytest.approx((-logprobs.mean(-1)).tolist(), abs=1e-4)
+
+
+def test_the_confidences_of_a_stream_s_pieces_are_those_of_its_tokens(local):
+    async def main():
+        params = SamplingParams(max_tokens=60, seed=4, confidence_of=3, stop=("9 1",))
+        sample = local.generate([ONE], n=1, params=params).samples[0][0]
+        return [delta async for delta in sample], await sample.result()
+
+    pieces, whole = asyncio.run(main())
+    assert sum((delta.confidences for delta in pieces), ()) == whole.confidences
+    assert "".join(delta.text for delta in pieces) == whole.text
+    assert len(whole.confidences) == whole.completion_tokens
+
+
+@pytest.mark.parametrize("setting", [{"thinking_tokens": 5}, {"reasoning_effort": "low"}])
+def test_a_setting_of_reasoning_models_is_refused(local, setting):
+    with pytest.raises(ConfigError, match=r"is an embedded model.*cap_by='here'"):
+        generate(local, [ONE], max_tokens=5, **setting)
 
 
 def test_samples_follow_the_model_s_distribution(local):

@@ -1,4 +1,4 @@
-"""What VLLMBackend does when a server misbehaves, and what it sends.
+"""What VLLMBackend and OpenAIBackend do when a server misbehaves, and what VLLMBackend sends.
 
 The server here is a script of answers, for faults only: how a real vLLM behaves is tested against a real one,
 in tests/integration/test_vllm.py.
@@ -8,7 +8,6 @@ import asyncio
 import datetime
 import ipaddress
 import itertools
-import json
 import logging
 import ssl
 import threading
@@ -19,6 +18,7 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from howhard.strategies.backends.openai import OpenAIBackend
 from howhard.strategies.backends.sse import EventDecoder, EventTooLong
 from howhard.strategies.backends.vllm import VLLMBackend
 from howhard.strategies.base import Backend, Message, Prefix, Prices, SamplingParams, Usage
@@ -31,134 +31,19 @@ from howhard.strategies.errors import (
     PromptTooLong,
 )
 
+from .scripted_server import OK, Scripted, begin, events, hang_up, in_thread, piece, sse, status, total
+
 PROMPT = "What is the secret of my very private prompt, please?"
 KEY = "sk-never-to-be-seen"
 
 
-# ── a server that follows a script, in a thread of its own ──────────────────────────────────────────────────
-
-
-def piece(index=0, text="a", *, tokens=1, finish=None, stop=None, usage=True, prompt=3, **more):
-    """One chunk of a chat answer, as vLLM streams it with continuous usage."""
-    choice = {"index": index, "delta": {"content": text}, "finish_reason": finish, "stop_reason": stop} | more
-    counts = {"usage": {"prompt_tokens": prompt, "completion_tokens": tokens}} if usage else {}
-    return {"choices": [choice]} | counts
-
-
-def total(completion, *, prompt=3, cached=None):
-    details = {} if cached is None else {"prompt_tokens_details": {"cached_tokens": cached}}
-    return {"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion} | details}
-
-
-async def begin(request):
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await response.prepare(request)
-    return response
-
-
-def events(*chunks, done=True):
-    """An answer that streams these chunks; bytes go out as they are."""
-
-    async def answer(request):
-        response = await begin(request)
-        for chunk in chunks:
-            await response.write(chunk if isinstance(chunk, bytes) else sse(chunk))
-        if done:
-            await response.write(b"data: [DONE]\n\n")
-        return response
-
-    return answer
-
-
-def sse(chunk):
-    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
-
-
-def status(code, body="", **headers):
-    async def answer(request):
-        if isinstance(body, str):
-            return web.Response(status=code, text=body, headers=headers)
-        return web.json_response(body, status=code, headers=headers)
-
-    return answer
-
-
-async def hang_up(request):
-    request.transport.abort()
-    return web.Response()
-
-
-OK = events(piece(text="fine", tokens=1, finish="stop"), total(1))
-
-
-class Scripted:
-    """Answers each generate call with the next answer of the script, the last one for ever."""
-
-    def __init__(self):
-        self.script = [OK]
-        self.models = [{"id": "m", "root": "/weights", "max_model_len": 64}]
-        self.bodies, self.paths, self.keys = [], [], []
-        self.looks = self.now = self.most = 0
-        self.left = threading.Event()
-        self.counters = ""
-        self.url = ""
-
-    async def generate(self, request):
-        self.bodies.append(await request.json())
-        self.paths.append(request.path)
-        self.keys.append(request.headers.get("Authorization"))
-        self.now += 1
-        self.most = max(self.most, self.now)
-        try:
-            return await self.script[min(len(self.bodies), len(self.script)) - 1](request)
-        except (asyncio.CancelledError, ConnectionError):
-            self.left.set()
-            raise
-        finally:
-            self.now -= 1
-
-    async def list_models(self, request):
-        self.looks += 1
-        return web.json_response({"data": self.models})
-
-    async def tell(self, request):
-        return web.Response(text=self.counters) if self.counters else web.Response(status=404)
-
-    def app(self):
-        app = web.Application()
-        app.router.add_get("/metrics", self.tell)
-        app.router.add_post("/v1/chat/completions", self.generate)
-        app.router.add_post("/v1/completions", self.generate)
-        app.router.add_get("/v1/models", self.list_models)
-        return app
-
-
-def in_thread(app, ssl_context=None):
-    """Serve until the returned function is called; gives the port and that function."""
-    ready, known = threading.Event(), {}
-
-    async def serve():
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=ssl_context).start()
-        known.update(port=runner.addresses[0][1], loop=asyncio.get_running_loop(), over=asyncio.Event())
-        ready.set()
-        await known["over"].wait()
-        await runner.cleanup()
-
-    def stop():
-        known["loop"].call_soon_threadsafe(known["over"].set)
-        thread.join()
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    assert ready.wait(30), "the scripted server did not start"
-    return known["port"], stop
+BOTH = pytest.mark.parametrize("server", [VLLMBackend, OpenAIBackend], ids=["vllm", "openai"], indirect=True)
 
 
 @pytest.fixture
-def server():
+def server(request):
     scripted = Scripted()
+    scripted.backend = getattr(request, "param", VLLMBackend)
     port, stop = in_thread(scripted.app())
     scripted.url = f"http://127.0.0.1:{port}"
     yield scripted
@@ -171,7 +56,7 @@ def backend(server, **settings):
         "model": "m",
         "prices": Prices(prompt=1, completion=10, cached=0.5),
     } | settings
-    return VLLMBackend("served", **settings)
+    return server.backend("served", **settings)
 
 
 def draw(server, *, n=1, prompt=PROMPT, params=None, apart=False, prefixes=None, **settings):
@@ -189,6 +74,7 @@ def draw(server, *, n=1, prompt=PROMPT, params=None, apart=False, prefixes=None,
 # ── failures before anything came ───────────────────────────────────────────────────────────────────────────
 
 
+@BOTH
 @pytest.mark.parametrize(
     "fault",
     [status(429, **{"Retry-After": "0"}), status(503, "busy"), status(502), hang_up],
@@ -203,6 +89,7 @@ def test_a_call_refused_before_any_byte_is_sent_again_and_the_retry_is_counted_a
     assert PROMPT not in caplog.text
 
 
+@BOTH
 def test_a_server_that_stays_busy_ends_the_sample_with_its_own_words(server):
     server.script = [status(503, {"error": {"message": "the queue is full"}}, **{"Retry-After": "0"})]
     (sample,), usage = draw(server, retries=2)
@@ -212,6 +99,7 @@ def test_a_server_that_stays_busy_ends_the_sample_with_its_own_words(server):
     assert usage == Usage(calls=3)
 
 
+@BOTH
 @pytest.mark.parametrize(("header", "waited"), [("soon", "0.2"), ("nan", "0.2"), ("-1", "0.0"), ("0.01", "0.0")])
 def test_the_wait_is_what_the_server_asks_for_where_that_is_a_number_of_seconds(server, header, waited, caplog):
     server.script = [status(429, **{"Retry-After": header}), OK]
@@ -219,6 +107,7 @@ def test_the_wait_is_what_the_server_asks_for_where_that_is_a_number_of_seconds(
     assert f"sending it again in {waited} s (1 of 1)" in caplog.text
 
 
+@BOTH
 def test_a_pooled_connection_that_the_server_has_left_costs_no_sample(server):
     async def then_leave(request):
         response = await OK(request)
@@ -242,6 +131,7 @@ def test_a_pooled_connection_that_the_server_has_left_costs_no_sample(server):
     assert usage.calls >= len(server.bodies) == 5, "one more for each that was lost before it was read"
 
 
+@BOTH
 def test_a_server_error_is_not_retried(server):
     server.script = [status(500, {"error": {"message": "engine dead", "code": 500}}), OK]
     (sample,), usage = draw(server)
@@ -249,6 +139,7 @@ def test_a_server_error_is_not_retried(server):
     assert usage.calls == 1
 
 
+@BOTH
 def test_an_unreachable_server_fails_each_sample_after_one_shared_try(server):
     port, stop = in_thread(web.Application())
     stop()
@@ -274,11 +165,13 @@ def test_a_server_that_comes_back_is_asked_again(server):
     assert second.text == "fine"
 
 
+@BOTH
 def test_the_server_is_asked_about_itself_once(server):
     draw(server, n=5, apart=True)
     assert server.looks == 1
 
 
+@BOTH
 def test_a_model_that_is_not_served_is_named_beside_those_that_are(server):
     with pytest.raises(ModelNotServed, match=r"'big' is not served there; it serves 'm'"):
         asyncio.run(backend(server, model="big").check())
@@ -290,6 +183,7 @@ def test_an_address_that_is_no_vllm_server_is_said_to_be_none(server):
         asyncio.run(backend(server).check())
 
 
+@BOTH
 def test_a_prompt_that_does_not_fit_keeps_its_type(server):
     message = "This model's maximum context length is 64 tokens. However, your prompt contains 70 input tokens."
     server.script = [status(400, {"error": {"message": message}})]
@@ -298,6 +192,7 @@ def test_a_prompt_that_does_not_fit_keeps_its_type(server):
     assert "context of 64 tokens" in sample.error
 
 
+@BOTH
 def test_token_ids_that_do_not_fit_are_refused_before_anything_is_sent(server):
     async def main():
         served = backend(server)
@@ -309,6 +204,7 @@ def test_token_ids_that_do_not_fit_are_refused_before_anything_is_sent(server):
     assert server.bodies == []
 
 
+@BOTH
 def test_a_redirect_is_not_followed(server):
     server.script = [status(307, Location="/v1/models")]
     (sample,), usage = draw(server)
@@ -316,6 +212,7 @@ def test_a_redirect_is_not_followed(server):
     assert usage.calls == 1
 
 
+@BOTH
 def test_a_web_page_is_not_taken_for_an_answer(server):
     server.script = [status(200, "<html>welcome</html>")]
     (sample,), _ = draw(server)
@@ -325,6 +222,7 @@ def test_a_web_page_is_not_taken_for_an_answer(server):
 # ── failures in the middle ──────────────────────────────────────────────────────────────────────────────────
 
 
+@BOTH
 def test_half_a_stream_is_an_error_with_what_was_drawn_and_is_never_sent_again(server):
     server.script = [events(piece(text="half ", tokens=1), piece(text="a", tokens=2), done=False)]
     (sample,), usage = draw(server)
@@ -333,6 +231,7 @@ def test_half_a_stream_is_an_error_with_what_was_drawn_and_is_never_sent_again(s
     assert usage == Usage(prompt_tokens=3, completion_tokens=2, calls=1, cost=23)
 
 
+@BOTH
 def test_a_connection_that_breaks_off_spares_the_samples_that_had_ended(server):
     async def answer(request):
         response = await begin(request)
@@ -348,6 +247,7 @@ def test_a_connection_that_breaks_off_spares_the_samples_that_had_ended(server):
     assert (usage.calls, usage.completion_tokens) == (1, 2)
 
 
+@BOTH
 @pytest.mark.parametrize(
     "garbage", [b"data: {not json}\n\n", b'data: {"choices": 7}\n\n', b"data: \xff\xfe\n\n", b"data: []\n\n"]
 )
@@ -358,6 +258,7 @@ def test_garbage_in_a_stream_is_an_error_with_what_was_drawn(server, garbage):
     assert "not a piece of an answer" in sample.error
 
 
+@BOTH
 def test_an_error_event_in_a_stream_is_told_in_the_servers_words(server):
     server.script = [events(piece(text="so far"), {"error": {"message": "out of blocks", "code": 500}})]
     (sample,), _ = draw(server)
@@ -365,6 +266,7 @@ def test_an_error_event_in_a_stream_is_told_in_the_servers_words(server):
     assert "out of blocks" in sample.error
 
 
+@BOTH
 def test_fewer_choices_than_asked_for_are_errors_and_the_others_survive(server):
     server.script = [events(piece(0, "x", finish="stop"), piece(2, "y", finish="length"), total(2))]
     samples, usage = draw(server, n=4)
@@ -373,12 +275,14 @@ def test_fewer_choices_than_asked_for_are_errors_and_the_others_survive(server):
     assert usage.completion_tokens == 2
 
 
+@BOTH
 def test_a_choice_that_was_not_asked_for_is_an_error(server):
     server.script = [events(piece(3, finish="stop"))]
     (sample,), _ = draw(server)
     assert "choice 3 of a call with n=1" in sample.error
 
 
+@BOTH
 def test_an_answer_that_the_server_aborted_is_not_taken_for_complete(server):
     server.script = [events(piece(finish="abort"), total(1))]
     (sample,), _ = draw(server)
@@ -386,6 +290,7 @@ def test_an_answer_that_the_server_aborted_is_not_taken_for_complete(server):
     assert "'abort'" in sample.error
 
 
+@BOTH
 def test_a_stream_that_stalls_times_out_and_keeps_what_was_drawn(server):
     async def answer(request):
         response = await begin(request)
@@ -400,6 +305,7 @@ def test_a_stream_that_stalls_times_out_and_keeps_what_was_drawn(server):
     assert server.left.wait(10)
 
 
+@BOTH
 def test_a_slow_answer_is_not_cut_as_long_as_pieces_come(server):
     async def answer(request):
         response = await begin(request)
@@ -413,6 +319,7 @@ def test_a_slow_answer_is_not_cut_as_long_as_pieces_come(server):
     assert (sample.text, sample.finish_reason) == ("aaaa", "stop")
 
 
+@BOTH
 def test_an_endless_event_is_cut_off(server):
     server.script = [events(*([b"data: " + b"x" * (1 << 20)] * 2))]
     (sample,), _ = draw(server)
@@ -422,6 +329,7 @@ def test_an_endless_event_is_cut_off(server):
 # ── stopping ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@BOTH
 def test_cancelling_one_sample_of_a_shared_call_leaves_its_sibling(server):
     go_on = threading.Event()
 
@@ -452,6 +360,7 @@ def test_cancelling_one_sample_of_a_shared_call_leaves_its_sibling(server):
     assert usage.completion_tokens == 4, "the server went on drawing the cancelled sample, and that is booked"
 
 
+@BOTH
 def test_cancelling_every_sample_closes_the_connection_and_books_what_was_seen(server):
     async def answer(request):
         response = await begin(request)
@@ -479,6 +388,7 @@ def test_cancelling_every_sample_closes_the_connection_and_books_what_was_seen(s
     assert usage == Usage(prompt_tokens=3, completion_tokens=2, calls=1, cost=23)
 
 
+@BOTH
 def test_a_call_cancelled_before_it_began_is_never_sent(server):
     async def main():
         batch = backend(server).generate([Prefix((Message("user", "x"),))], n=2, params=SamplingParams())
@@ -491,6 +401,7 @@ def test_a_call_cancelled_before_it_began_is_never_sent(server):
     assert server.bodies == []
 
 
+@BOTH
 def test_a_caller_that_is_cancelled_takes_its_call_along(server):
     async def answer(request):
         await (await begin(request)).write(sse(piece()))
@@ -512,6 +423,7 @@ def test_a_caller_that_is_cancelled_takes_its_call_along(server):
     assert left
 
 
+@BOTH
 def test_closing_ends_what_is_under_way_and_refuses_what_comes_later(server):
     async def answer(request):
         await (await begin(request)).write(sse(piece()))
@@ -532,6 +444,7 @@ def test_closing_ends_what_is_under_way_and_refuses_what_comes_later(server):
     assert asyncio.run(main()).finish_reason == "cancelled"
 
 
+@BOTH
 def test_one_backend_serves_one_event_loop_after_another_without_being_closed(server):
     served = backend(server)
 
@@ -543,6 +456,7 @@ def test_one_backend_serves_one_event_loop_after_another_without_being_closed(se
     assert server.looks == 1
 
 
+@BOTH
 def test_no_more_calls_are_under_way_than_allowed(server):
     full = asyncio.Event()
 
@@ -645,9 +559,79 @@ def test_a_server_that_counts_nothing_is_counted_by_what_it_lists(server, told, 
     assert sample.completion_tokens == usage.completion_tokens == count
 
 
+def listed(own, *top):
+    return {"logprob": own, "top_logprobs": [{"logprob": p} for p in (own, *top)]}
+
+
+def test_confidences_come_for_each_sample_apart_and_with_its_pieces(server):
+    # As vLLM lists them: the token drawn comes first, also where it is not among the likeliest.
+    server.script = [
+        events(
+            piece(0, "a", logprobs={"content": [listed(-4.0, -0.5, -1.5)]}),
+            piece(1, "b", logprobs={"content": [listed(-1.0, -2.0, -3.0)]}, finish="stop"),
+            piece(0, "c", tokens=2, logprobs={"content": [listed(-1.0, -2.0, -3.0)] * 2}, finish="stop"),
+            total(4),
+        )
+    ]
+
+    async def main():
+        params = SamplingParams(confidence_of=2)
+        [[one, two]] = backend(server).generate([Prefix((Message("user", "x"),))], n=2, params=params).samples
+        return [d.confidences async for d in one], await one.result(), await two.result()
+
+    pieces, one, two = asyncio.run(main())
+    assert pieces == [(1.0,), (1.5, 1.5)]
+    assert (one.confidences, two.confidences) == ((1.0, 1.5, 1.5), (1.5,))
+    assert one.logprobs == (-4.0, -1.0, -1.0)
+    assert server.bodies[0]["top_logprobs"] == 3, "one more, as the token drawn takes a place"
+
+
+def test_going_on_by_token_ids_has_confidences_too(server):
+    top = [{"token_id:5": -0.5, "token_id:6": -1.5, "token_id:7": -4.0}, {"token_id:5": -1.0, "token_id:6": -2.0}]
+    choice = {
+        "index": 0,
+        "text": "ab",
+        "finish_reason": "stop",
+        "logprobs": {"token_logprobs": [-4.0, -1.0], "top_logprobs": top},
+    }
+    server.script = [events({"choices": [choice]}, total(2))]
+    prefixes = [Prefix((), "x", (1, 2))]
+    (sample,), _ = draw(server, prefixes=prefixes, params=SamplingParams(confidence_of=2))
+    assert (sample.confidences, sample.logprobs) == ((1.0, 1.5), (-4.0, -1.0))
+    assert (server.bodies[0]["logprobs"], server.bodies[0]["return_tokens_as_token_ids"]) == (2, True)
+
+
+def test_no_log_probabilities_is_no_confidence_and_a_cap_on_them_is_told_with_its_flag(server):
+    (sample,), _ = draw(server, params=SamplingParams(confidence_of=20))
+    assert sample.confidences is None
+    assert server.bodies[0]["top_logprobs"] == 20, "vLLM's cap"
+    server.script = [status(400, {"error": {"message": "Requested sample logprobs of 50 is greater than 20"}})]
+    (sample,), _ = draw(server, params=SamplingParams(confidence_of=49))
+    assert "--max-logprobs" in sample.error
+
+
+def test_a_cap_on_reasoning_and_an_effort_are_passed_on(server):
+    params = SamplingParams(thinking_tokens=64, reasoning_effort="low")
+    draw(server, params=params)
+    draw(server, params=params, prefixes=[Prefix((), "x", (1, 2))])
+    draw(server)
+    chat, by_ids, plain = server.bodies
+    assert (chat["thinking_token_budget"], chat["reasoning_effort"]) == (64, "low")
+    assert by_ids["thinking_token_budget"] == 64
+    assert not {"thinking_token_budget", "reasoning_effort"} & plain.keys()
+
+
+def test_a_text_is_turned_into_token_ids_where_the_server_does_that(server):
+    assert asyncio.run(backend(server).encode("</think>")) is None
+    server.tokens = [7, 8]
+    assert asyncio.run(backend(server).encode("</think>")) == (7, 8)
+    assert server.asked == {"model": "m", "prompt": "</think>", "add_special_tokens": False}
+
+
 # ── what is never told ──────────────────────────────────────────────────────────────────────────────────────
 
 
+@BOTH
 @pytest.mark.parametrize("echo", [f"bad input: {PROMPT}", f"bad key {KEY}", f"cut: {PROMPT[:30]}...", KEY + PROMPT])
 def test_neither_key_nor_prompt_is_in_any_message_log_or_repr(server, echo, monkeypatch, caplog):
     monkeypatch.setenv("HOWHARD_TEST_KEY", KEY)
@@ -668,12 +652,14 @@ def test_neither_key_nor_prompt_is_in_any_message_log_or_repr(server, echo, monk
     assert "left out" in sample.error
 
 
+@BOTH
 def test_a_short_prompt_in_a_servers_message_is_left_out_too(server):
     server.script = [status(400, {"error": {"message": "cannot render '4711'"}})]
     (sample,), _ = draw(server, prompt="4711")
     assert "4711" not in sample.error
 
 
+@BOTH
 def test_a_malformed_answer_does_not_carry_the_key_in_its_cause(server, monkeypatch):
     monkeypatch.setenv("HOWHARD_TEST_KEY", KEY)
 
@@ -688,6 +674,7 @@ def test_a_malformed_answer_does_not_carry_the_key_in_its_cause(server, monkeypa
     assert sample.cause.__cause__ is None
 
 
+@BOTH
 @pytest.mark.parametrize("code", [401, 403])
 def test_a_refused_key_is_told_by_the_name_of_its_variable(server, code, monkeypatch):
     monkeypatch.setenv("HOWHARD_TEST_KEY", KEY)
@@ -696,6 +683,7 @@ def test_a_refused_key_is_told_by_the_name_of_its_variable(server, code, monkeyp
     assert "set api_key_env" in draw(server)[0][0].error
 
 
+@BOTH
 def test_a_certificate_that_nobody_vouches_for_is_refused(server, tmp_path):
     port, stop = in_thread(web.Application(), self_signed(tmp_path))
     try:
