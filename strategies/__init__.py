@@ -40,6 +40,7 @@ from .best_of_n import BestOfN, BestOfNSpec
 from .catalogue import StrategySpec, VerifierSpec
 from .confidence import Weighting, get_weighting
 from .equivalence import Equivalence, get_equivalence
+from .refinement import Refinement, RefinementSpec
 from .self_consistency import SelfConsistency, SelfConsistencySpec
 from .single import SinglePass, SingleSpec, SingleStream
 from .spec import PricesSpec
@@ -91,6 +92,8 @@ __all__ = [
     "Prices",
     "PricesSpec",
     "Prompt",
+    "Refinement",
+    "RefinementSpec",
     "Request",
     "RewardModel",
     "RewardModelSpec",

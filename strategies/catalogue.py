@@ -9,6 +9,7 @@ import operator
 from typing import TYPE_CHECKING
 
 from .best_of_n import BestOfNSpec as BestOfNSpec
+from .refinement import RefinementSpec as RefinementSpec
 from .self_consistency import SelfConsistencySpec as SelfConsistencySpec
 from .single import SingleSpec as SingleSpec
 from .spec import StrategyFields, VerifierFields
