@@ -41,6 +41,14 @@ from .catalogue import StrategySpec, VerifierSpec
 from .confidence import Weighting, get_weighting
 from .equivalence import Equivalence, get_equivalence
 from .refinement import Refinement, RefinementSpec
+from .search.ab_mcts import ABMCTS, ABMCTSSpec
+from .search.beam import TreeSearch, TreeSearchSpec
+from .search.best_first import BestFirst, BestFirstSpec
+from .search.dvts import DVTS, DVTSSpec
+from .search.mcts import MCTS, MCTSSpec
+from .search.particles import ParticleFilter, ParticleFilterSpec
+from .search.rebase import Rebase, RebaseSpec
+from .search.tree import Tree
 from .self_consistency import SelfConsistency, SelfConsistencySpec
 from .single import SinglePass, SingleSpec, SingleStream
 from .spec import PricesSpec
@@ -57,7 +65,6 @@ from .specs import (
     open_verifiers,
 )
 from .stopping import Seen, StopRule, get_stop_rule
-from .tree_search import TreeSearch, TreeSearchSpec
 from .verifier_errors import PastTheOptimum, VerifierErrors
 from .verifiers.exact import ExactCheck, ExactCheckSpec
 from .verifiers.first_of import FirstOf, FirstOfSpec
@@ -65,17 +72,24 @@ from .verifiers.reward_model import RewardModel, RewardModelSpec
 from .verifiers.vote import Vote, VoteSpec
 
 __all__ = [
+    "ABMCTS",
+    "DVTS",
     "EXTRACTOR",
+    "MCTS",
+    "ABMCTSSpec",
     "Arm",
     "ArmSpec",
     "Backend",
     "BackendSpec",
     "Batch",
+    "BestFirst",
+    "BestFirstSpec",
     "BestOfN",
     "BestOfNSpec",
     "Bindable",
     "Budget",
     "Candidate",
+    "DVTSSpec",
     "Delta",
     "Equivalence",
     "ExactCheck",
@@ -84,14 +98,19 @@ __all__ = [
     "FirstOfSpec",
     "Generation",
     "LocalSpec",
+    "MCTSSpec",
     "Message",
     "Meter",
     "OpenAISpec",
+    "ParticleFilter",
+    "ParticleFilterSpec",
     "PastTheOptimum",
     "Prefix",
     "Prices",
     "PricesSpec",
     "Prompt",
+    "Rebase",
+    "RebaseSpec",
     "Refinement",
     "RefinementSpec",
     "Request",
@@ -110,6 +129,7 @@ __all__ = [
     "StrategyResult",
     "StrategySpec",
     "Trace",
+    "Tree",
     "TreeSearch",
     "TreeSearchSpec",
     "Usage",

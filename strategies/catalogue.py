@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING
 
 from .best_of_n import BestOfNSpec as BestOfNSpec
 from .refinement import RefinementSpec as RefinementSpec
+from .search.ab_mcts import ABMCTSSpec as ABMCTSSpec
+from .search.beam import TreeSearchSpec as TreeSearchSpec
+from .search.best_first import BestFirstSpec as BestFirstSpec
+from .search.dvts import DVTSSpec as DVTSSpec
+from .search.mcts import MCTSSpec as MCTSSpec
+from .search.particles import ParticleFilterSpec as ParticleFilterSpec
+from .search.rebase import RebaseSpec as RebaseSpec
 from .self_consistency import SelfConsistencySpec as SelfConsistencySpec
 from .single import SingleSpec as SingleSpec
 from .spec import StrategyFields, VerifierFields
-from .tree_search import TreeSearchSpec as TreeSearchSpec
 from .verifiers.exact import ExactCheckSpec as ExactCheckSpec
 from .verifiers.first_of import FirstOfSpec as FirstOfSpec
 from .verifiers.reward_model import RewardModelSpec as RewardModelSpec

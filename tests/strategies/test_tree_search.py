@@ -66,13 +66,13 @@ def test_equal_steps_are_merged_before_they_are_scored_and_gone_on_from():
     nodes = []
     run(strategy, on, trace=lambda event, fields: nodes.append(dict(fields)) if event == "node" else None)
     assert strategy.verifier.asked[0] == (True, ("a\n", "b\n"))
-    assert [(n["text"], n["copies"], n["kept"]) for n in nodes if n["level"] == 1] == [
+    assert [(n["text"], n["copies"], n["kept"]) for n in nodes if n["depth"] == 1] == [
         ("a\n", 3, True),
         ("b\n", 1, True),
     ]
     assert [p.answer for p in on.calls[1][0]] == ["a\n", "b\n"]
     first = next(n for n in nodes if n["finished"])
-    assert (first["parent"], first["level"]) == (nodes[0]["node"], 2)
+    assert (first["parent"], first["depth"]) == (nodes[0]["node"], 2)
 
 
 def test_finished_solutions_are_judged_whole_and_partial_ones_as_partial():
