@@ -18,9 +18,10 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from ..strategies import ArmSpec, StrategySpec
+from ..strategies import ArmSpec, BestOfNSpec, StrategySpec
 from ..strategies.base import Arm, Request
 from ..strategies.errors import ConfigError, InputError, PromptTooLong, TableError, nearest
+from ..strategies.self_consistency import SelfConsistencySpec
 from ..strategies.specs import check_prices
 from .arm_words import parse_arm, words_of
 from .bounded import Failure, work_off
@@ -35,11 +36,29 @@ from .workbench import AtHand, Workbench
 DRAWS = 2000
 """Bootstrap draws of every interval."""
 
-EVERYWHERE = ("single", "best-of-n n=4", "best-of-n n=16")
+EVERYWHERE = (
+    "single",
+    "self-consistency n=4",
+    "self-consistency n=16",
+    "self-consistency n=16 stop=beta",
+)
 """The arms of a comparison that names none. A strategy that a server cannot run is left out, and the table says why."""
 
-WITH_REWARD_MODEL = ("tree-search width=1 branches=4", "tree-search width=2 branches=4")
-"""Searches, which need a verifier that scores partial solutions: beside EVERYWHERE where there is one."""
+WITH_VERIFIER = (
+    "best-of-n n=4",
+    "best-of-n n=8",
+    "best-of-n n=16",
+    "best-of-n n=32",
+    "best-of-n n=4 selection=weighted",
+    "best-of-n n=16 selection=weighted",
+)
+"""Beside EVERYWHERE where a verifier is named, or a reward model is there."""
+
+WITH_REWARD_MODEL = (
+    "tree-search width=1 branches=4",
+    "tree-search width=2 branches=4",
+)
+"""Searches: beside both where the verifier is a reward model, which can score partial solutions."""
 
 
 # ── what is compared ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -85,7 +104,12 @@ def entries(
     elif specs:
         chosen = [(spec, True) for spec in specs]
     else:
-        default = (*EVERYWHERE, *(WITH_REWARD_MODEL if at.scores_steps(str(usual["verifier"])) else ()))
+        steps = at.scores_steps(str(usual["verifier"]))
+        default = (
+            *EVERYWHERE,
+            *(WITH_VERIFIER if verifier or steps else ()),
+            *(WITH_REWARD_MODEL if steps else ()),
+        )
         for name in at.chosen:
             chosen += [(ArmSpec(backend=name, strategy=parse_arm(text, usual)[1]), False) for text in default]
     for name in {verifier for spec, _ in chosen for verifier in spec.strategy.needs_verifiers}:
@@ -571,7 +595,11 @@ class _Analysis:
         return Against(curve=curve.name, difference=interval(found[0], draws))
 
     def _curves(self) -> list["_Curve"]:
-        """Arms that differ in nothing but N, two at least, with the single pass as N = 1."""
+        """Arms that differ in nothing but N, two at least, with the single pass as N = 1.
+
+        The chance of a right answer bends down in log N, so a straight line between two points far apart would lie
+        below the curve, and flatter what is compared with it.
+        """
         families: dict[str, list[int]] = {}
         for i, entry in enumerate(self.arms):
             if entry.n is not None and _sort(entry) is not None:
@@ -611,8 +639,12 @@ def _kind(entry: Entry) -> str:
 
 
 def _sort(entry: Entry) -> str | None:
-    """Which reference curve an arm may be a point of."""
-    kind, verifier = _kind(entry), getattr(entry.strategy, "verifier", None)
-    if kind == "best_of_n":
-        return "vote" if verifier == "vote" else "best-of-N"
+    """Which reference curve an arm may be a point of: one that draws all N, and best-of-N proper or a vote."""
+    strategy = entry.strategy
+    if getattr(strategy, "stop", "none") != "none":
+        return None
+    if isinstance(strategy, SelfConsistencySpec):
+        return None if strategy.online else "vote"
+    if isinstance(strategy, BestOfNSpec) and strategy.selection in ("best", "weighted"):
+        return "vote" if strategy.selection == "weighted" or strategy.verifier == "vote" else "best-of-N"
     return None

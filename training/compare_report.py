@@ -3,6 +3,8 @@
 Nothing is computed here; compare.py did that.
 """
 
+import shutil
+import sys
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PIXELS = 900, 600
+WHOLE = 160
+"""Width that every column fits in, where nobody's terminal is narrower."""
 _COLOURS = ("#1f5fbf", "#c0392b", "#2e8b57", "#8e44ad", "#d68910", "#555555")
 
 
@@ -29,12 +33,18 @@ class CompareReport:
     comparison: Comparison
     plot: Path | None = None
 
-    def text(self, *, width: int = WIDTH) -> str:
-        """The table and what must be known about it."""
+    def text(self, *, width: int | None = None) -> str:
+        """The table and what must be known about it.
+
+        width : the table leaves columns out to keep it; None = the terminal's, where there is one.
+        """
         c = self.comparison
+        if width is None:
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WHOLE
         told = [*_sentences(c), *(f"Left out: {label}: {why}" for label, why in c.left_out.items())]
         parts = [c.title, "=" * len(c.title), "", _table(c, width)]
-        parts += [textwrap.fill(line, width, subsequent_indent="  ") for line in told]
+        fill = textwrap.TextWrapper(min(width, WIDTH), subsequent_indent="  ", break_on_hyphens=False).fill
+        parts += [fill(line) for line in told]
         parts += [f"{what}: {path}" for what, path in (("plot", self.plot), ("log", c.log)) if path is not None]
         return "\n".join(parts)
 
@@ -116,7 +126,8 @@ def _sentences(c: Comparison) -> list[str]:
         names = "; ".join(", ".join(labels) for labels in c.curves.values())
         told.append(
             f"over: accuracy less that of best-of-N (or votes) at EQUAL tokens, interpolated in log tokens between "
-            f"{names}; `beyond`: it spends more than the largest N there, so nothing is said."
+            f"{names}, with the same verifier where there is such a curve; `beyond`: it spends more than the largest N "
+            "there, so nothing is said."
         )
     if c.incomplete:
         told.append(f"{c.incomplete:,} prompts lack a result of some arm and seed; such a pair counts for no arm.")
@@ -183,8 +194,8 @@ def _draw(axis: "Axes", c: Comparison, colours: Mapping[str, str]) -> None:
             fmt="s" if _single(r) else "o",
             color=colours[r.backend],
             ms=6,
-            elinewidth=0.8,
-            alpha=0.9,
+            elinewidth=0.7,
+            alpha=0.85,
             capsize=2,
             zorder=5,
             markeredgecolor="white",

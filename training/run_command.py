@@ -137,6 +137,8 @@ async def _run_prompt(
     identity = prompt_id(prompt)
     async with Workbench(asked.at) as bench:
         arm = bench.arm(asked.spec, seed=prompt_seed(asked.seed, identity))
+        if show is not None and not hasattr(arm.strategy, "stream"):
+            raise ConfigError(f"{arm.strategy.name} does not stream: it weighs whole answers; leave out --stream")
         await bench.check()
         with _recorder(asked.log) as recorder:
             request = Request(as_messages(prompt), id=identity)
@@ -163,11 +165,12 @@ async def _answer(
 ) -> StrategyResult:
     if recorder is None:
         return await _drawn(arm, request, budget, None, show)
-    result = None
     try:
         result = await _drawn(arm, request, budget, recorder.trace(request, arm), show)
-    finally:
-        recorder.finish(request, arm, result)
+    except BaseException:
+        recorder.finish(request, arm, None)  # what it told before it failed is kept
+        raise
+    recorder.finish(request, arm, result)
     return result
 
 
@@ -176,10 +179,7 @@ async def _drawn(
 ) -> StrategyResult:
     if show is None:
         return await arm.run(request, budget=budget, trace=trace)
-    stream = getattr(arm.strategy, "stream", None)
-    if stream is None:
-        raise ConfigError(f"{arm.strategy.name} does not stream: it weighs whole answers; leave out --stream")
-    flow = stream(request, arm.backend, budget=budget, trace=trace)
+    flow = arm.strategy.stream(request, arm.backend, budget=budget, trace=trace)  # type: ignore[attr-defined]
     async for delta in flow:
         show(delta.text)
     show("\n")
