@@ -34,14 +34,16 @@ async def work_off(
     *,
     width: int,
     moved: Callable[[int], None] = lambda ended: None,
+    hopeless: int | None = HOPELESS,
 ) -> list[Failure[Unit]]:
     """Call `work` on every unit, `width` at once, begun in their order; returns those that failed.
 
     work  : keeps its own result before it returns.
     moved : called with how many units have ended.
+    hopeless : so many failures in a row end the whole; None = however many there are.
 
     A unit fails by BackendError, VerifierError or PromptTooLong, which concern it alone. Any other error, a server
-    that cannot be reached or lacks the model, and HOPELESS failures in a row end the whole: what runs is cancelled.
+    that cannot be reached or lacks the model, and `hopeless` failures in a row end the whole: what runs is cancelled.
     """
     failures: list[Failure[Unit]] = []
     waiting = iter(units)
@@ -65,7 +67,7 @@ async def work_off(
                 except (BackendError, VerifierError, PromptTooLong) as exc:
                     failures.append(Failure(unit, exc))
                     row += 1
-                    if row >= HOPELESS:
+                    if hopeless is not None and row >= hopeless:
                         raise type(exc)(f"{row} failures in a row, so this stops here; the last: {exc}") from exc
             moved(ended)
     finally:

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +21,19 @@ import pandas as pd
 
 from ..strategies import ArmSpec, BestOfNSpec, StrategySpec
 from ..strategies.base import Arm, Request
-from ..strategies.errors import ConfigError, InputError, PromptTooLong, TableError, nearest
+from ..strategies.errors import (
+    BackendError,
+    ConfigError,
+    InputError,
+    PromptTooLong,
+    TableError,
+    VerifierError,
+    nearest,
+)
 from ..strategies.self_consistency import SelfConsistencySpec
 from ..strategies.specs import check_prices
 from .arm_words import parse_arm, words_of
-from .bounded import Failure, work_off
+from .bounded import HOPELESS, Failure, work_off
 from .curves import Interval, interval, resampling_weights
 from .graders import Grader, get_grader
 from .progress import StageProgress, bars
@@ -300,6 +309,7 @@ class _Comparing:
         self.identities: dict[int, str] = {}
         self.left_out: dict[int, str] = {}
         self.failures: list[Failure[_Unit]] = []
+        self.in_a_row: Counter[int] = Counter()
         self.ran = 0
 
     def close(self) -> None:
@@ -320,12 +330,16 @@ class _Comparing:
                 def moved(ended: int) -> None:
                     progress(title, ended, len(units))
 
-                self.failures += await work_off(units, lambda unit: self._run(bench, unit), width=width, moved=moved)
+                self.failures += await work_off(
+                    units, lambda unit: self._counted(bench, unit), width=width, moved=moved, hopeless=None
+                )
+                if len(self.left_out) == len(self.arms):
+                    raise self.failures[-1].error if self.failures else ConfigError("; ".join(self.left_out.values()))
 
             await perform("runs", self._units(), concurrency)
             alone = self._units_alone()
             first = list({unit.arm: unit for unit in alone}.values())
-            await work_off(first, lambda unit: self._warm_up(bench, unit), width=1)
+            await work_off(first, lambda unit: self._warm_up(bench, unit), width=1, hopeless=None)
             await perform("each alone, for its latency", alone, 1)
 
     def _units(self) -> list[_Unit]:
@@ -353,6 +367,17 @@ class _Comparing:
     def _request(self, unit: _Unit) -> Request:
         row = self.rows[unit.prompt]
         return Request(messages_of(row), id=row["prompt_id"])
+
+    async def _counted(self, bench: Workbench, unit: _Unit) -> None:
+        """Run a unit; an arm whose runs fail again and again leaves the table, and costs the others nothing."""
+        try:
+            await self._run(bench, unit)
+        except (BackendError, VerifierError) as exc:
+            self.in_a_row[unit.arm] += 1
+            if self.in_a_row[unit.arm] >= HOPELESS:
+                self.left_out.setdefault(unit.arm, f"{HOPELESS} runs in a row failed; the last: {exc}")
+            raise
+        self.in_a_row[unit.arm] = 0
 
     async def _run(self, bench: Workbench, unit: _Unit) -> None:
         if unit.arm in self.left_out:
