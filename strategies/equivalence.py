@@ -19,6 +19,7 @@ import math
 import re
 import threading
 import unicodedata
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
@@ -264,6 +265,9 @@ def _frozen(value: Any) -> Hashable:
 class _ByComparison:
     """Answers of one key are equivalent; of each group so far its first member is compared, in launch order, and
     the first group that takes an answer has it.
+
+    A comparison without an end makes two answers suspect; one that is twice is compared no more, so that a hostile
+    answer costs two comparisons and not one with every other.
     """
 
     name: str
@@ -274,13 +278,19 @@ class _ByComparison:
         tell = tell or logger.warning
         firsts: list[tuple[str, str]] = []  # of each group: its key and its answer
         place: dict[str, int] = {}
+        endless: Counter[str] = Counter()
         for answer in answers:
             if answer is None or (key := self._key(answer)) in place:
                 continue
             for group, first in enumerate(firsts):
-                if await self._same(first, (key, answer), tell):
+                if max(endless[first[0]], endless[key]) >= 2:
+                    continue
+                same = await self._same(first, (key, answer), tell)
+                if same:
                     place[key] = group
                     break
+                if same is None:
+                    endless.update((first[0], key))
             else:
                 place[key] = len(firsts)
                 firsts.append((key, answer))
@@ -289,7 +299,8 @@ class _ByComparison:
     def _key(self, answer: str) -> str:
         raise NotImplementedError
 
-    async def _same(self, a: tuple[str, str], b: tuple[str, str], tell: Tell) -> bool:
+    async def _same(self, a: tuple[str, str], b: tuple[str, str], tell: Tell) -> bool | None:
+        """Compare two (key, answer); None = it did not come to an end, which was told."""
         raise NotImplementedError
 
 
@@ -352,7 +363,7 @@ class Mathematics(_ByComparison):
     def _key(self, answer: str) -> str:
         return canonical(answer)
 
-    async def _same(self, a: tuple[str, str], b: tuple[str, str], tell: Tell) -> bool:
+    async def _same(self, a: tuple[str, str], b: tuple[str, str], tell: Tell) -> bool | None:
         pair = (a[0], b[0])
         if pair not in self._known:
             verdict = await asyncio.to_thread(self._pool.same, a[1], b[1])
@@ -362,7 +373,7 @@ class Mathematics(_ByComparison):
         verdict = self._known[pair]
         if verdict is None:
             tell(f"comparing {_cut(a[1])} with {_cut(b[1])} took more than {self.timeout:g} s: taken as not the same")
-        return bool(verdict)
+        return verdict
 
 
 class _Pool:

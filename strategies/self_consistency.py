@@ -43,7 +43,8 @@ class SelfConsistency(Bindable):
                   Weighting; see `confidence.get_weighting`.
     online      : DeepConf's: `warmup` samples set a bar, the lowest group of the least confident of them that is kept;
                   a later stream is cancelled once its lowest group falls below it, and only samples at or above it
-                  vote. Needs weights="confidence,keep=...". Each later sample is a call of its own.
+                  vote. Needs weights="confidence,keep=...". Each later sample is a call of its own. How far a stopped
+                  stream came depends on the moment, so a seeded run repeats its votes, not its usage.
 
     The winner is the answer of the most weight; ties go to the answer whose first sample was launched first. The
     text is that of its first sample. Samples that failed, or are not complete, abstain. `score` of a candidate is its

@@ -41,6 +41,9 @@ class ScriptedBackend:
              if it
              has one) takes the one at that place among those that begin with the answer so far, going round.
     fails  : `fails(prefix, i)`: such a sample fails after its first token.
+    confidences : `confidences(solution)`: the confidence of each token of a whole solution; the last one goes on. They
+             come while streaming, as Generation.confidences where asked for. None = not offered.
+    logprob : `logprob(solution)`: the log-probability of each of its tokens. None = not offered.
     held   : set it to let samples go on after their first token.
     """
 
@@ -52,6 +55,8 @@ class ScriptedBackend:
         prices: Prices | None = None,
         context: int | None = None,
         fails: Callable[[Prefix, int], bool] = lambda prefix, i: False,
+        confidences: Callable[[str], Sequence[float]] | None = None,
+        logprob: Callable[[str], float] | None = None,
     ) -> None:
         self.name = name
         self.prices = prices or Prices(prompt=1.0, completion=2.0)
@@ -62,6 +67,7 @@ class ScriptedBackend:
         self.calls: list[tuple[tuple[Prefix, ...], int, SamplingParams]] = []
         self.held: asyncio.Event | None = None
         self._script, self._fails = script, fails
+        self._confidences, self._logprob = confidences, logprob
 
     def count_tokens(self, prefix: Prefix) -> int:
         """One per character of prompt and answer."""
@@ -104,15 +110,20 @@ class ScriptedBackend:
     ) -> None:
         whole = [s for s in self._script(Request(prefix.messages).text) if s.startswith(prefix.answer)]
         place = i if params.seed is None else params.seed + i
-        rest = whole[place % len(whole)][len(prefix.answer) :] if whole else ""
+        solution = whole[place % len(whole)] if whole else ""
+        rest = solution[len(prefix.answer) :]
         text, reason, stop, error = "", "stop", None, None
+        sure: list[float] = []
+        known = self._confidences(solution) if self._confidences is not None and params.confidence_of else ()
         self.running += 1
         try:
             for token in [*rest, ""]:  # "" is the end token
                 await asyncio.sleep(0)
                 book(drawn=1)
                 text += token
-                sample.feed(Delta(token))
+                told = known[min(len(prefix.answer) + len(sure), len(known) - 1) :][:1]
+                sure += told
+                sample.feed(Delta(token, confidences=tuple(told)))
                 if self._fails(prefix, i):
                     reason, error = "error", "scripted failure"
                     break
@@ -129,7 +140,12 @@ class ScriptedBackend:
             reason = "cancelled"
         finally:
             self.running -= 1
-        sample.finish(self._generation(prefix, text, reason, stop, error))
+        made = self._generation(prefix, text, reason, stop, error)
+        if known:
+            made = dataclasses.replace(made, confidences=tuple(sure))
+        if self._logprob is not None and params.logprobs:
+            made = dataclasses.replace(made, logprobs=(self._logprob(solution),) * made.completion_tokens)
+        sample.finish(made)
 
     def _generation(
         self, prefix: Prefix, text: str, reason: str, stop: str | None = None, error: str | None = None

@@ -4,11 +4,12 @@ How large a wave is, and whether there is another, is said by a stop rule (`stop
 by the strategy.
 """
 
+import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
 
 from .base import Candidate, Generation, Prefix, SamplingParams, Verifier
-from .equivalence import Equivalence, Groups
+from .equivalence import Canonical, Equivalence, Groups
 from .running import Run, candidate, most_tokens
 from .stopping import Fixed, Seen, StopRule
 
@@ -45,10 +46,27 @@ class Waves:
         self._max_tokens = params.max_tokens
 
     async def groups(self) -> Groups:
-        """Sort the answers so far; those of no use have None."""
+        """Sort the answers so far; those of no use have None.
+
+        Where the run's time is over while they are compared, by their canonical forms.
+        """
         if self._equivalence is None:
             return (None,) * len(self.candidates)
-        return await self._equivalence.groups([c.answer for c in self.candidates], tell=self._tell)
+        answers = [c.answer for c in self.candidates]
+        seconds = self.run.meter.budget.seconds
+        left = None if seconds is None else max(0.0, seconds - self.run.meter.seconds)
+        try:
+            async with asyncio.timeout(left) as limit:
+                forget = self.run.when_stopped(lambda: None if limit.expired() else limit.reschedule(0.0))
+                try:
+                    return await self._equivalence.groups(answers, tell=self._tell)
+                finally:
+                    forget()
+        except TimeoutError:
+            self.run.out_of_time = True
+            self._ended = self._ended or f"{self.run.budget_words} was spent while answers were compared"
+            self._tell("answers were compared by their canonical forms")
+            return await Canonical().groups(answers)
 
     def _tell(self, note: str) -> None:
         if note not in self.notes:
