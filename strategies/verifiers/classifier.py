@@ -94,6 +94,13 @@ class Classifier:
         usage = Usage(verifier_tokens=read, calls=int(read > 0), cost=self.prices.cost(prompt=read, completion=0))
         return Verdicts(tuple(of[c.text] for c in candidates), usage)
 
+    def most_usage(self, request: Request, candidates: Sequence[Candidate]) -> Usage:
+        """See running.BoundsUsage: what it will read, counted exactly."""
+        texts = dict.fromkeys(c.text for c in candidates)
+        lengths = [len(self._encode(request, text)["input_ids"]) for text in texts]
+        read = sum(length for length in lengths if length <= self._context)
+        return Usage(verifier_tokens=read, calls=1, cost=self.prices.cost(prompt=read, completion=0))
+
     def _judge(self, request: Request, texts: Sequence[str]) -> tuple[list[float | None], int]:
         import torch
 

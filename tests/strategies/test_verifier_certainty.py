@@ -42,7 +42,7 @@ distributions = st.lists(
 @settings(max_examples=50, deadline=None)
 @given(distributions)
 def test_self_certainty_is_the_papers_formula_over_the_whole_vocabulary(tokens):
-    """-1/(nV) sum_i sum_j log(V p_ij), from what a backend gives: the mean of -log p over the V tokens of each place."""
+    """-1/(nV) sum_i sum_j log(V p_ij), from the mean of -log p over the V tokens of each place."""
     v, n = 4, len(tokens)
     confidences = tuple(-sum(math.log(p) for p in place) / v for place in tokens)
     [got] = score(SelfCertainty(vocabulary=v), drawn(confidences=confidences)).scores

@@ -107,7 +107,7 @@ def test_a_function_sees_prompt_and_text_and_says_how_right_it_is():
 
 @pytest.mark.parametrize("value", [2, -0.1, float("nan"), "yes", [1]])
 def test_what_a_function_returns_is_checked(value):
-    with pytest.raises(VerifierError, match="returned .* for candidate 0: it must return a bool, a number"):
+    with pytest.raises(VerifierError, match=r"returned .* for candidate 0: it must return a bool, a number"):
         score(FunctionCheck(lambda prompt, text: value), "?", "x")
 
 
@@ -117,11 +117,13 @@ def test_a_function_that_raises_is_a_verifier_error():
 
 
 def test_a_function_is_named_in_a_spec_and_imported_when_opened(tmp_path, monkeypatch):
-    (tmp_path / "my_checks_for_a_test.py").write_text("def short(prompt, text):\n    return len(text) < 3\nnumber = 3\n")
+    (tmp_path / "my_checks_for_a_test.py").write_text(
+        "def short(prompt, text):\n    return len(text) < 3\nnumber = 3\n"
+    )
     monkeypatch.chdir(tmp_path)
     check = FunctionCheckSpec(function="my_checks_for_a_test:short").open("short", Parts())
     assert score(check, "?", "12", "123").scores == (1.0, 0.0)
-    with pytest.raises(SpecError, match="name it 'package.module:function'"):
+    with pytest.raises(SpecError, match=r"name it 'package\.module:function'"):
         FunctionCheckSpec(function="short")
     with pytest.raises(ConfigError, match="has no attribute 'gone'"):
         FunctionCheckSpec(function="my_checks_for_a_test:gone").open("x", Parts())
