@@ -7,7 +7,10 @@ import pytest
 
 from howhard.strategies import (
     BestOfN,
+    BestOfNSpec,
     Budget,
+    FirstOf,
+    PastTheOptimum,
     Prefix,
     Prices,
     Request,
@@ -15,6 +18,7 @@ from howhard.strategies import (
     SinglePass,
     Usage,
     Verdicts,
+    VerifierErrors,
     Vote,
     as_messages,
 )
@@ -27,7 +31,8 @@ from howhard.strategies.errors import (
     VerifierError,
 )
 from howhard.strategies.running import most_tokens
-from howhard.strategies.testing import FailingOn, ScriptedBackend
+from howhard.strategies.stopping import Accepted
+from howhard.strategies.testing import CONTRACT, FailingOn, ScriptedBackend, Subject
 
 PARAMS = SamplingParams(max_tokens=20, seed=0)
 
@@ -113,6 +118,154 @@ def test_one_call_draws_all_samples():
     on = backend("a", "b", "c")
     run(best_of(3, {}), on)
     assert [(len(prefixes), n) for prefixes, n, _ in on.calls] == [(1, 3)]
+
+
+# choosing by scores and votes together
+
+
+SCORES = {"Answer: 1": 0.9, "Answer: 2": 0.5, "Answer: 2.0": 0.6, "Answer: 3": 0.7}
+
+
+def choosing(selection, n=4, **kwargs):
+    return BestOfN(n=n, verifier=Table(SCORES), selection=selection, params=PARAMS, **kwargs)
+
+
+def test_scores_of_equivalent_answers_add_up():
+    on = backend("Answer: 1", "Answer: 2", "Answer: 2.0", "Answer: 3")
+    assert run(choosing("best"), on).answer == "1"
+    result = run(choosing("weighted"), on)
+    assert (result.answer, result.text) == ("2.0", "Answer: 2.0")
+    assert [c.score for c in result.candidates] == [0.9, 0.5, 0.6, 0.7]
+    assert run(choosing("weighted", equivalence=lambda a, b: False), on).answer == "1"
+
+
+def test_best_of_majority_takes_the_highest_score_among_frequent_answers():
+    on = backend("Answer: 1", "Answer: 2", "Answer: 2.0", "Answer: 3", "Answer: 3")
+    assert run(choosing("majority", 5, frequent=0.4), on).answer == "3"
+    assert run(choosing("majority", 5), on).answer == "1"  # a fifth of the answers is more than the usual tenth
+
+
+# stopping early
+
+
+def stopping(n, table, stop="accept:0.8", **kwargs):
+    return BestOfN(n=n, verifier=Table(table, **kwargs), stop=stop, params=PARAMS)
+
+
+def test_drawing_stops_after_the_wave_with_a_candidate_that_is_good_enough():
+    on = backend(*"abcdefghij")
+    strategy = stopping(16, {"b": 0.7, "f": 0.8, "g": 0.9})
+    result = run(strategy, on)
+    assert [n for _, n, _ in on.calls] == [4, 4]
+    assert strategy.verifier.asked == [tuple("abcd"), tuple("efgh")]  # nobody is judged twice
+    assert result.answer == "g"
+    assert result.stopped_because == "until_0.8 stopped it after 8 of 16 samples"
+    assert result.usage.prompt_tokens == 2 * len("why?")
+
+
+def test_without_a_candidate_that_is_good_enough_all_are_drawn():
+    result = run(stopping(6, {"b": 0.7}), backend(*"abcdefghij"))
+    assert len(result.candidates) == 6
+    assert result.answer == "b"
+    assert result.stopped_because == "drew all 6 samples"
+
+
+def test_an_incomplete_candidate_is_never_accepted():
+    result = run(stopping(8, {"x" * 20: 1.0}), backend("x" * 30))
+    assert len(result.candidates) == 8
+
+
+def test_rules_that_count_votes_stop_best_of_n_too():
+    on = backend("Answer: 2", "Answer: 2.0", "Answer: 2", "Answer: 2")
+    result = run(BestOfN(n=16, verifier=Table(SCORES), stop="beta", params=PARAMS), on)
+    assert len(result.candidates) == 4
+    assert result.answer == "2.0"
+
+
+def test_a_budget_ends_the_waves_and_what_was_judged_counts():
+    prices = Prices(prompt=1.0, completion=0.0)
+    # at most 4 + k x (20 drawn + 26 read) for a wave of k, really 4 + k x (2 + 5): each wave has what is left
+    result = run(stopping(16, {"b": 0.7}, prices=prices), backend(*"abcd"), budget=Budget(tokens=150))
+    assert result.answer == "b"
+    assert 4 < len(result.candidates) < 16
+    assert result.usage.total_tokens <= 150
+    assert f"holds {len(result.candidates)} of 16 samples" in result.stopped_because
+
+
+def test_scores_that_compare_only_within_a_call_cannot_stop_waves():
+    for verifier in (Vote(), FirstOf("best", [Table({}), Vote()])):
+        with pytest.raises(ConfigError, match="by comparing them with each other: take stop='none'"):
+            BestOfN(n=8, verifier=verifier, stop="accept:0.5", params=PARAMS)
+
+
+def test_a_verifier_that_reads_confidences_has_them_asked_for():
+    class Sure(Table):
+        confidence_of = 7
+
+    on = backend("a", "b")
+    run(BestOfN(n=2, verifier=Sure({}), params=PARAMS), on)
+    assert on.calls[0][2].confidence_of == 7
+
+
+# a verifier of known error rates
+
+
+def test_an_n_past_the_optimum_is_warned_of_and_told():
+    errors = VerifierErrors(false_positive=0.1, p=(0.9, 0.02), loss=3.0)
+    with pytest.warns(
+        PastTheOptimum, match="n=8 is past the optimum of n=1 for a verifier that accepts 1 of the right"
+    ):
+        strategy = BestOfN(n=8, verifier=Table({}), errors=errors, params=PARAMS)
+    assert "past the optimum of n=1" in run(strategy, backend("a")).stopped_because
+    assert BestOfN(n=1, verifier=Table({}), errors=errors).past_optimum is None
+    sound = VerifierErrors(p=(0.9, 0.02))
+    assert BestOfN(n=64, verifier=Table({}), errors=sound, params=PARAMS).past_optimum is None
+
+
+# the contract of all strategies
+
+
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "settings",
+    [{"selection": "weighted"}, {"stop": "accept:0.95,wave=2"}, {"selection": "majority", "stop": "exact"}],
+    ids=str,
+)
+def test_the_contract_holds(check, settings):
+    on = backend_of_sums()
+
+    class Digits(Table):
+        async def score(self, request, candidates, *, partial=False):
+            return Verdicts(tuple((sum(map(int, filter(str.isdigit, c.text))) % 11) / 10 for c in candidates))
+
+    def pause():
+        on.held = asyncio.Event()
+
+    async def served():
+        return on.served.completion_tokens
+
+    async def running():
+        return on.running
+
+    strategy = BestOfN(n=6, verifier=Digits({}), params=SamplingParams(max_tokens=40, seed=3), **settings)
+    prompts = tuple(f"{i} + {i + 1}" for i in range(8))
+    asyncio.run(
+        check(
+            Subject(
+                strategy=strategy,
+                backend=on,
+                prompts=prompts,
+                served=served,
+                running=running,
+                pause=pause,
+                resume=lambda: on.held.set(),
+            )
+        )
+    )
+
+
+def backend_of_sums():
+    return ScriptedBackend(lambda prompt: [f"{prompt}\n{i}{i + 1}\nAnswer: {i % 3}" for i in range(7)])
 
 
 # failing
@@ -311,6 +464,47 @@ def test_a_stream_can_be_cancelled_and_keeps_what_it_drew():
 
 
 # settings
+
+
+@pytest.mark.parametrize(
+    "settings, name",
+    [
+        ({}, "best_of_8"),
+        ({"verifier": "vote"}, "vote_of_8"),
+        ({"selection": "weighted"}, "best_of_8_weighted"),
+        ({"selection": "majority"}, "best_of_8_majority"),
+        ({"selection": "majority", "frequent": 0.25}, "best_of_8_majority_0.25"),
+        ({"n": 16, "stop": "accept:1.0"}, "best_of_16_until_1.0"),
+        ({"selection": "weighted", "equivalence": "numeric:0.1"}, "best_of_8_weighted_numeric_0.1"),
+        ({"equivalence": "numeric"}, "best_of_8"),  # changes nothing here
+        ({"n": 32, "verifier": "prm", "stop": "beta,wave=8"}, "prm_of_32_beta_w8"),
+    ],
+)
+def test_the_name_tells_what_changes_the_choice_and_the_spec_builds_the_same(settings, name):
+    spec = BestOfNSpec(**settings)
+    assert spec.name == name
+    built = BestOfN(**{"n": 8} | settings | {"verifier": Table({}, name=settings.get("verifier", "best"))})
+    assert built.name == name
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"selection": "weight"}, "selection='weight' is not known; did you mean 'weighted'"),
+        ({"frequent": 1.5}, r"frequent=1\.5: a share"),
+        ({"stop": "acept"}, "did you mean 'accept'"),
+        ({"equivalence": "jason"}, "did you mean 'json'"),
+    ],
+)
+def test_new_settings_are_checked_when_built(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        BestOfN(n=8, verifier=Table({}), **settings)
+    with pytest.raises(ConfigError, match=words):
+        BestOfNSpec(**settings)
+
+
+def test_a_rule_is_taken_where_a_name_is():
+    assert BestOfN(n=8, verifier=Table({}), stop=Accepted(0.5)).name == "best_of_8_until_0.5"
 
 
 def test_settings_are_checked_when_built():

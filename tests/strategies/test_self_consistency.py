@@ -297,25 +297,16 @@ def script(prompt):
 
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("place", range(6), ids=[s.name for s in strategies()])
-@pytest.mark.parametrize("where", ["scripted", "local"])
-def test_the_contract_holds(check, place, where, request):
-    strategy = strategies()[place]
-    if where == "scripted":
-        on = ScriptedBackend(script, confidences=lambda text: [5.0, 3.0], logprob=lambda text: -0.5)
-        params = strategy.params
+def test_the_contract_holds(check, place):
+    on = ScriptedBackend(script, confidences=lambda text: [5.0, 3.0], logprob=lambda text: -0.5)
 
-        def pause():
-            on.held = asyncio.Event()
+    def pause():
+        on.held = asyncio.Event()
 
-        brake = {"pause": pause, "resume": lambda: on.held.set()}
-    else:
-        on = request.getfixturevalue("local")
-        params = strategy.params.but(max_tokens=40)
-        brake = {"same_seed": not strategy.online, "independent": not strategy.online}  # when a stop arrives varies
-        if check.__name__ == "a_cancelled_run_leaves_no_sample_behind":
-            pytest.skip("the tiny model may end before it is cancelled; test_contract.py brakes it")
-    strategy.params = params
+    asyncio.run(check(subject(strategies()[place], on, pause=pause, resume=lambda: on.held.set())))
 
+
+def subject(strategy, on, **kwargs):
     async def served():
         return on.served.completion_tokens
 
@@ -323,7 +314,22 @@ def test_the_contract_holds(check, place, where, request):
         return on.running
 
     prompts = tuple(f"{i} + {i + 1}" for i in range(8))
-    asyncio.run(check(Subject(strategy=strategy, backend=on, prompts=prompts, served=served, running=running, **brake)))
+    return Subject(strategy=strategy, backend=on, prompts=prompts, served=served, running=running, **kwargs)
+
+
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+def test_the_contract_holds_for_the_online_stop_on_an_embedded_model(check, local):
+    """When a stop arrives varies, and with it the usage; unbraked, a run may end before it is cancelled."""
+    if check.__name__ != "a_cancelled_run_leaves_no_sample_behind":
+        strategy = SelfConsistency(8, params=PARAMS.but(max_tokens=40), **ONLINE)
+        asyncio.run(check(subject(strategy, local, same_seed=False, independent=False)))
+
+
+@pytest.mark.parametrize("weights", ["logprob", "self_certainty:2", "confidence:bottom,keep=0.9"])
+def test_an_embedded_model_offers_what_every_weighting_needs(weights, local):
+    result = run(SelfConsistency(6, weights=weights, params=PARAMS.but(max_tokens=40)), local, "1 + 2")
+    assert result.answer is not None
+    assert sum(c.score is not None for c in result.candidates) >= 1
 
 
 # settings
