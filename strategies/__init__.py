@@ -10,6 +10,7 @@
 Knows nothing of routing. The contracts are in `base.py`; `specs.py` describes all of it as data.
 """
 
+from .acceptance import Acceptance, Agreement, MeanLogprob, VerifierScore, get_acceptance
 from .answers import EXTRACTOR, canonical, extract, same
 from .base import (
     Arm,
@@ -37,9 +38,12 @@ from .base import (
     as_messages,
 )
 from .best_of_n import BestOfN, BestOfNSpec
+from .cascade import Cascade, CascadeSpec, Hedge, Stage, StageSpec
 from .catalogue import StrategySpec, VerifierSpec
+from .chain_of_thought import ChainOfThought, ChainOfThoughtSpec, ThoughtStream
 from .confidence import Weighting, get_weighting
 from .equivalence import Equivalence, get_equivalence
+from .reasoning import Markers, Splitter
 from .refinement import Refinement, RefinementSpec
 from .search.ab_mcts import ABMCTS, ABMCTSSpec
 from .search.beam import TreeSearch, TreeSearchSpec
@@ -66,9 +70,18 @@ from .specs import (
 )
 from .stopping import Seen, StopRule, get_stop_rule
 from .verifier_errors import PastTheOptimum, VerifierErrors
+from .verifiers.calibration import fit_isotonic, fit_platt
+from .verifiers.certainty import Logprob, LogprobSpec, SelfCertainty, SelfCertaintySpec
+from .verifiers.classifier import Classifier, ClassifierSpec
 from .verifiers.exact import ExactCheck, ExactCheckSpec
 from .verifiers.first_of import FirstOf, FirstOfSpec
+from .verifiers.function import FunctionCheck, FunctionCheckSpec
+from .verifiers.json_schema import JsonSchemaCheck, JsonSchemaCheckSpec
+from .verifiers.judge import Judge, JudgeSettings, JudgeSpec
+from .verifiers.prompt_constraints import PromptConstraints, PromptConstraintsSpec
+from .verifiers.regex import RegexCheck, RegexCheckSpec
 from .verifiers.reward_model import RewardModel, RewardModelSpec
+from .verifiers.reward_server import RewardServer, RewardServerSettings, RewardServerSpec
 from .verifiers.vote import Vote, VoteSpec
 
 __all__ = [
@@ -77,6 +90,8 @@ __all__ = [
     "EXTRACTOR",
     "MCTS",
     "ABMCTSSpec",
+    "Acceptance",
+    "Agreement",
     "Arm",
     "ArmSpec",
     "Backend",
@@ -89,6 +104,12 @@ __all__ = [
     "Bindable",
     "Budget",
     "Candidate",
+    "Cascade",
+    "CascadeSpec",
+    "ChainOfThought",
+    "ChainOfThoughtSpec",
+    "Classifier",
+    "ClassifierSpec",
     "DVTSSpec",
     "Delta",
     "Equivalence",
@@ -96,9 +117,21 @@ __all__ = [
     "ExactCheckSpec",
     "FirstOf",
     "FirstOfSpec",
+    "FunctionCheck",
+    "FunctionCheckSpec",
     "Generation",
+    "Hedge",
+    "JsonSchemaCheck",
+    "JsonSchemaCheckSpec",
+    "Judge",
+    "JudgeSettings",
+    "JudgeSpec",
     "LocalSpec",
+    "Logprob",
+    "LogprobSpec",
     "MCTSSpec",
+    "Markers",
+    "MeanLogprob",
     "Message",
     "Meter",
     "OpenAISpec",
@@ -109,25 +142,38 @@ __all__ = [
     "Prices",
     "PricesSpec",
     "Prompt",
+    "PromptConstraints",
+    "PromptConstraintsSpec",
     "Rebase",
     "RebaseSpec",
     "Refinement",
     "RefinementSpec",
+    "RegexCheck",
+    "RegexCheckSpec",
     "Request",
     "RewardModel",
     "RewardModelSpec",
+    "RewardServer",
+    "RewardServerSettings",
+    "RewardServerSpec",
     "Sample",
     "SamplingParams",
     "Seen",
+    "SelfCertainty",
+    "SelfCertaintySpec",
     "SelfConsistency",
     "SelfConsistencySpec",
     "SinglePass",
     "SingleSpec",
     "SingleStream",
+    "Splitter",
+    "Stage",
+    "StageSpec",
     "StopRule",
     "Strategy",
     "StrategyResult",
     "StrategySpec",
+    "ThoughtStream",
     "Trace",
     "Tree",
     "TreeSearch",
@@ -137,6 +183,7 @@ __all__ = [
     "Verdicts",
     "Verifier",
     "VerifierErrors",
+    "VerifierScore",
     "VerifierSpec",
     "Vote",
     "VoteSpec",
@@ -146,6 +193,9 @@ __all__ = [
     "build_strategy",
     "canonical",
     "extract",
+    "fit_isotonic",
+    "fit_platt",
+    "get_acceptance",
     "get_equivalence",
     "get_stop_rule",
     "get_weighting",

@@ -9,6 +9,8 @@ import operator
 from typing import TYPE_CHECKING
 
 from .best_of_n import BestOfNSpec as BestOfNSpec
+from .cascade import CascadeSpec as CascadeSpec
+from .chain_of_thought import ChainOfThoughtSpec as ChainOfThoughtSpec
 from .refinement import RefinementSpec as RefinementSpec
 from .search.ab_mcts import ABMCTSSpec as ABMCTSSpec
 from .search.beam import TreeSearchSpec as TreeSearchSpec
@@ -20,9 +22,18 @@ from .search.rebase import RebaseSpec as RebaseSpec
 from .self_consistency import SelfConsistencySpec as SelfConsistencySpec
 from .single import SingleSpec as SingleSpec
 from .spec import StrategyFields, VerifierFields
+from .verifiers.certainty import LogprobSpec as LogprobSpec
+from .verifiers.certainty import SelfCertaintySpec as SelfCertaintySpec
+from .verifiers.classifier import ClassifierSpec as ClassifierSpec
 from .verifiers.exact import ExactCheckSpec as ExactCheckSpec
 from .verifiers.first_of import FirstOfSpec as FirstOfSpec
+from .verifiers.function import FunctionCheckSpec as FunctionCheckSpec
+from .verifiers.json_schema import JsonSchemaCheckSpec as JsonSchemaCheckSpec
+from .verifiers.judge import JudgeSpec as JudgeSpec
+from .verifiers.prompt_constraints import PromptConstraintsSpec as PromptConstraintsSpec
+from .verifiers.regex import RegexCheckSpec as RegexCheckSpec
 from .verifiers.reward_model import RewardModelSpec as RewardModelSpec
+from .verifiers.reward_server import RewardServerSpec as RewardServerSpec
 from .verifiers.vote import VoteSpec as VoteSpec
 
 
