@@ -297,9 +297,6 @@ class Run:
         planned : samples that were planned in all; None = those that were drawn.
         Raises BackendError, or what the backend said more precisely, where every sample failed.
         """
-        failed = [c for c in candidates if c.generation.finish_reason == "error"]
-        if failed and len(failed) == len(candidates):
-            raise _nothing_left(self.backend.name, [c.generation for c in failed])
         scored = sum(c.score is not None for c in candidates)
         took = sum(self._judged.values(), Usage())
         for index, c in enumerate(candidates):
@@ -320,6 +317,9 @@ class Run:
                 verifier_cost=took.cost / scored if c.score is not None else 0.0,
             )
         reasons = [stopped_because]
+        failed = [c for c in candidates if c.generation.finish_reason == "error"]
+        if failed and len(failed) == len(candidates):
+            raise _nothing_left(self.backend.name, [c.generation for c in failed])
         if failed:
             reasons.append(f"{len(failed)} of {len(candidates)} failed: {failed[0].generation.error}")
         if best is None or best.answer is None:

@@ -1,0 +1,487 @@
+"""A cascade: cheap first, dear only where the cheap answer is not good enough.
+
+Each stage is a strategy, on a backend of its own if need be; a rule (`acceptance.py`) says whether its answer is taken
+or the next stage begins. In sequence, or hedged: where the first stage takes long, the second one starts beside it,
+and what is taken first stops the other ("The tail at scale", Dean and Barroso 2013).
+Sources: FrugalGPT (Chen et al. 2023, 2305.05176); agreement of samples (Yue et al. 2023, 2310.03094).
+"""
+
+import asyncio
+import copy
+import itertools
+import logging
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from .acceptance import Acceptance, get_acceptance
+from .base import (
+    Backend,
+    Bindable,
+    Budget,
+    Candidate,
+    Request,
+    Strategy,
+    StrategyResult,
+    Trace,
+    Usage,
+)
+from .errors import BackendError, ConfigError, HowhardError, InputError, PromptTooLong
+from .running import Run
+from .spec import Parts, SpecError, StrategyFields
+
+logger = logging.getLogger(__name__)
+
+_SEEDS_APART = 1_000_003
+"""Two stages on one backend must not draw the same samples again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A step of a cascade.
+
+    strategy : what it runs.
+    backend  : what on; None = the backend that the cascade is bound to.
+    accept   : when its answer is taken: a rule, or its words ("agreement >= 0.8"; see
+               `acceptance.get_acceptance`). The last stage has none: it is taken as it comes.
+    """
+
+    strategy: Strategy
+    backend: Backend | None = None
+    accept: Acceptance | str | None = None
+
+    def rule(self) -> Acceptance | None:
+        """The rule itself. Raises ConfigError for words that name none."""
+        return get_acceptance(self.accept) if isinstance(self.accept, str) else self.accept
+
+    @property
+    def name(self) -> str:
+        """For instance "sc_5", "best_of_8_on_large"."""
+        return self.strategy.name if self.backend is None else f"{self.strategy.name}_on_{self.backend.name}"
+
+
+class Hedge:
+    """When the second stage starts although the first is still running.
+
+    after_s  : so many seconds after the first began.
+    quantile : in (0, 1): after this quantile of the seconds that the first stage took so far. Before `warmup` first
+               stages have ended it is `after_s`, and where that is None nothing is hedged.
+    window   : how many of the latest count.
+
+    A first stage that was stopped counts with the seconds until then, a lower bound. What it remembers are times
+    alone, of all requests of one cascade; nothing of a request.
+    """
+
+    def __init__(
+        self, after_s: float | None = None, *, quantile: float | None = None, warmup: int = 20, window: int = 500
+    ) -> None:
+        if after_s is None and quantile is None:
+            raise ConfigError("a hedge needs after_s, or quantile, or both")
+        if after_s is not None and not (math.isfinite(after_s) and after_s >= 0):
+            raise ConfigError(f"after_s={after_s!r}: the second stage starts after a finite number of seconds >= 0")
+        if quantile is not None and not 0 < quantile < 1:
+            raise ConfigError(f"quantile={quantile!r}: it lies between 0 and 1, as in 0.95")
+        if not 1 <= warmup <= window:
+            raise ConfigError(f"warmup={warmup!r}: at least 1 time, and no more than window={window!r} are remembered")
+        self.after_s, self.quantile, self.warmup = after_s, quantile, warmup
+        self._took: deque[float] = deque(maxlen=window)
+
+    def __repr__(self) -> str:
+        return f"Hedge(after_s={self.after_s!r}, quantile={self.quantile!r})"
+
+    @property
+    def name(self) -> str:
+        """For instance "hedged_2s", "hedged_q0.95"."""
+        return f"hedged_{self.after_s:g}s" if self.quantile is None else f"hedged_q{self.quantile:g}"
+
+    def saw(self, seconds: float) -> None:
+        """A first stage took so long."""
+        self._took.append(seconds)
+
+    def seconds(self) -> float | None:
+        """How long the first stage may run alone; None = to its end. The quantile is the smallest time that so large
+        a share did not exceed.
+        """
+        if self.quantile is None or len(self._took) < self.warmup:
+            return self.after_s
+        return sorted(self._took)[math.ceil(self.quantile * len(self._took)) - 1]
+
+
+class Cascade(Bindable):
+    """Run stages until the answer of one is accepted.
+
+    stages : two or more, the cheapest first. All but the last need a rule.
+    hedge  : seconds, or a Hedge; None = a stage begins when the one before has ended.
+
+    The answer is that of the stage whose rule accepted it, else the last stage's as it comes. A stage whose backend
+    fails, or whose context does not hold the prompt, falls to the next, and so does one without a complete answer;
+    where the last has none, or the budget does not reach it, the latest earlier answer is returned. What a verifier
+    or a setting does wrong is raised.
+
+    Each stage gets what is left of the budget. Two runs at once could not both keep a budget of tokens or money, so
+    under one the stages run in sequence, hedge or not. Stopping a stage returns its samples as far as they came: they
+    are among the candidates, and what they took is billed. Candidates of all stages stand in the order in which the
+    stages were launched. Holds settings, and the times of its Hedge, only: one instance may serve any number of
+    requests at once.
+    """
+
+    def __init__(self, stages: Sequence[Stage], *, hedge: Hedge | float | None = None) -> None:
+        if len(stages) < 2:
+            raise ConfigError(f"stages: {len(stages)} given; a cascade has two or more, a single one runs by itself")
+        self.stages = tuple(stages)
+        self.rules = tuple(stage.rule() for stage in stages)
+        for place, (stage, rule) in enumerate(zip(self.stages, self.rules, strict=True)):
+            last = place == len(stages) - 1
+            if last and rule is not None:
+                raise ConfigError(f"stages[{place}].accept={rule.name!r}: the last stage is taken as it comes, drop it")
+            if not last and rule is None:
+                raise ConfigError(
+                    f"stages[{place}].accept is missing: without a rule such as 'agreement >= 0.8' no later stage "
+                    "would ever run"
+                )
+            if rule is not None:
+                try:
+                    rule.check(stage.strategy)
+                except ConfigError as exc:
+                    raise ConfigError(f"stages[{place}]: {exc}") from exc
+        self.hedge = Hedge(hedge) if isinstance(hedge, (int, float)) else hedge
+
+    def __repr__(self) -> str:
+        return f"Cascade({list(self.stages)!r}, hedge={self.hedge!r})"
+
+    @property
+    def name(self) -> str:
+        """For instance "sc_5_if_agreement_0.8_else_best_of_8_on_large"."""
+        steps = [
+            stage.name if rule is None else f"{stage.name}_if_{rule.name}"
+            for stage, rule in zip(self.stages, self.rules, strict=True)
+        ]
+        return "_".join(["_else_".join(steps), *([self.hedge.name] if self.hedge is not None else [])])
+
+    async def run(
+        self, request: Request, backend: Backend, *, budget: Budget | None = None, trace: Trace | None = None
+    ) -> StrategyResult:
+        """Run the stages.
+
+        Their events go through to the trace, with a field `stage` (0 the first); nodes of their searches are numbered
+        anew, so that none shares its number with another stage's.
+        Raises what the first failed stage did where none has anything to return, InputError where the budget does
+        not hold one token of the first stage, VerifierError and ConfigError as they come.
+        """
+        return await _Cascading(self, request, backend, budget, trace).go()
+
+
+class _Leg:
+    """A stage under way: it is the trace of its own run, and keeps what that tells."""
+
+    def __init__(self, of: "_Cascading", place: int) -> None:
+        self.of, self.place = of, place
+        self.stage = of.settings.stages[place]
+        self.backend = self.stage.backend or of.run.backend
+        self.runs: list[Run] = []
+        self.samples: list[dict[str, Any]] = []
+        self.result: StrategyResult | None = None
+        self.error: HowhardError | None = None
+        self._numbers: dict[object, int] = {}
+
+    def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
+        """See Trace. Samples wait for the end, when it is known which of them is chosen."""
+        if event == "begin":
+            self.runs.append(fields["run"])
+        elif event == "sample":
+            self.samples.append({**fields, "stage": self.place})
+        elif event == "node":
+            node, parent = fields["node"], fields.get("parent")
+            renumbered = {"node": self._number(node), "parent": None if parent is None else self._number(parent)}
+            self.of.run.trace("node", **{**fields, **renumbered, "stage": self.place})
+        else:
+            self.of.run.trace(event, **{**fields, "stage": self.place})
+
+    def _number(self, node: object) -> int:
+        if node not in self._numbers:
+            self._numbers[node] = next(self.of.numbers)
+        return self._numbers[node]
+
+    @property
+    def usage(self) -> Usage:
+        """What it has spent. The first run to begin is the stage's own, whatever runs that one is made of."""
+        if self.result is not None:
+            return self.result.usage
+        return self.runs[0].meter.usage if self.runs else Usage()
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return self.runs[0].meter.seconds if self.runs else 0.0
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"stage {self.place + 1} ({self.stage.name})"
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """What it returned."""
+        return next((s["candidate"] for s in self.samples if s["chosen"]), None)
+
+    def learn(self, candidate: Candidate) -> None:
+        """Have the chosen candidate replaced by one of which more is known."""
+        for sample in self.samples:
+            if sample["chosen"]:
+                sample["candidate"] = candidate
+
+
+class _Cascading:
+    """One request going through the stages."""
+
+    def __init__(
+        self, settings: Cascade, request: Request, backend: Backend, budget: Budget | None, trace: Trace | None
+    ) -> None:
+        self.settings = settings
+        self.numbers = itertools.count()  # of the nodes of all stages
+        self.legs: list[_Leg] = []
+        self.running: dict[asyncio.Task[StrategyResult], _Leg] = {}
+        self.words: list[str] = []
+        self.hedged = False
+        self._told: list[dict[str, Any]] = []
+        self._trace = trace
+        self.run = Run(request, backend, budget, self._tell)
+        self.run.when_stopped(self._stop_all)
+
+    async def go(self) -> StrategyResult:
+        try:
+            winner = await self._race()
+            await self._end_losers(winner)
+        except BaseException:
+            for task in self.running:
+                task.cancel()
+            await asyncio.gather(*self.running, return_exceptions=True)
+            raise
+        winner = winner or self._latest()
+        if winner is None:
+            raise next(leg.error for leg in self.legs if leg.error is not None)
+        return self._result(winner)
+
+    # ── the race ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _race(self) -> _Leg | None:
+        """Run the stages until one is taken; None where none is."""
+        self._start()
+        while self.running:
+            ended, _ = await asyncio.wait(
+                self.running, timeout=self._until_hedge(), return_when=asyncio.FIRST_COMPLETED
+            )
+            if not ended:
+                self.hedged = True
+                if self._start():
+                    self.words.append(f"{self.legs[-1].title} was started beside it after {self.legs[0].seconds:.3g} s")
+            for leg in sorted((self.running[task] for task in ended), key=lambda leg: leg.place):
+                if await self._taken(leg):
+                    return leg
+            if not self.running and not self.run.out_of_time:
+                self._start()
+        return None
+
+    def _start(self) -> bool:
+        """Start the next stage, if there is one and the budget has something left for it."""
+        place = len(self.legs)
+        if place == len(self.settings.stages):
+            return False
+        left = self._left()
+        if left is None:
+            self.words.append(f"{self.run.budget_words} was spent before stage {place + 1}")
+            return False
+        leg = _Leg(self, place)
+        self.legs.append(leg)
+        work = leg.stage.strategy.run(self.run.request, leg.backend, budget=left, trace=leg)
+        self.running[asyncio.ensure_future(work)] = leg
+        return True
+
+    def _left(self) -> Budget | None:
+        """What the budget still holds; None = nothing."""
+        meter, b = self.run.meter, self.run.meter.budget
+        tokens = None if b.tokens is None else b.tokens - meter.usage.total_tokens
+        cost = None if b.cost is None else b.cost - meter.usage.cost
+        seconds = None if b.seconds is None else b.seconds - meter.seconds
+        if meter.stopped or any(rest is not None and rest <= 0 for rest in (tokens, cost, seconds)):
+            return None
+        return Budget(tokens=tokens, cost=cost, seconds=seconds)
+
+    def _until_hedge(self) -> float | None:
+        """Seconds until the second stage starts beside the first; None = it doesn't."""
+        hedge, b = self.settings.hedge, self.run.meter.budget
+        if hedge is None or self.hedged or len(self.legs) != 1 or b.tokens is not None or b.cost is not None:
+            return None
+        seconds = hedge.seconds()
+        return None if seconds is None else max(0.0, seconds - self.run.meter.seconds)
+
+    async def _taken(self, leg: _Leg) -> bool:
+        """Book a stage that has ended, and say whether its answer is taken."""
+        result = self._settle(leg)
+        if result is None:
+            return False
+        rule = self.settings.rules[leg.place]
+        if leg.chosen is None or result.answer is None:
+            self.words.append(f"{leg.title} has no complete answer: {result.stopped_because}")
+            return False
+        if rule is None:
+            self.words.append(f"{leg.title} is the last: {result.stopped_because}")
+            return True
+        weighed = await rule.weigh(self.run, result, leg.chosen, leg.backend.name)
+        leg.learn(weighed.candidate)
+        self.words.append(f"{leg.title} was {'' if weighed.yes else 'not '}accepted: {weighed.words}")
+        return weighed.yes
+
+    def _settle(self, leg: _Leg) -> StrategyResult | None:
+        """Book a stage that has ended, and remember its result or its error."""
+        task = next(task for task, running in self.running.items() if running is leg)
+        del self.running[task]
+        if leg.place == 0 and self.settings.hedge is not None:
+            self.settings.hedge.saw(leg.seconds)
+        try:
+            leg.result = task.result()
+        except (BackendError, PromptTooLong) as exc:
+            leg.error = exc
+            self.words.append(f"{leg.title} failed: {exc}")
+        except ConfigError:
+            raise
+        except InputError as exc:  # the budget does not hold a token of it
+            if leg.place == 0:
+                raise
+            leg.error = exc
+            self.words.append(f"{self.run.budget_words} does not hold {leg.title}")
+        finally:
+            self.run.meter.book(leg.usage)
+        return leg.result
+
+    async def _end_losers(self, winner: _Leg | None) -> None:
+        """Stop what still runs, and bill it."""
+        losers = list(self.running.items())
+        self._stop_all()
+        for task, leg in losers:
+            await asyncio.wait([task])
+            seconds = leg.seconds
+            try:
+                self._settle(leg)
+            except (HowhardError, asyncio.CancelledError) as exc:
+                logger.info("%s raised while it was stopped: %s", leg.title, exc)
+            self.words.append(f"{leg.title} was stopped after {seconds:.3g} s")
+
+    def _stop_all(self) -> None:
+        for task, leg in self.running.items():
+            for run in leg.runs:
+                run.stop()
+            if not leg.runs:
+                task.cancel()
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _latest(self) -> _Leg | None:
+        """The latest stage that has an answer, else the latest that has anything."""
+        some = [leg for leg in reversed(self.legs) if leg.result is not None]
+        return next(
+            (leg for leg in some if leg.result is not None and leg.result.answer is not None), next(iter(some), None)
+        )
+
+    def _result(self, winner: _Leg) -> StrategyResult:
+        best, waves = winner.chosen, 0
+        for leg in self.legs:
+            for sample in leg.samples:
+                sample["wave"] += waves
+            waves = max((sample["wave"] + 1 for sample in leg.samples), default=waves)
+            self._told += leg.samples
+        return self.run.result(
+            [sample["candidate"] for sample in self._told],
+            best,
+            "; ".join(self.words),
+            tree=None if winner.result is None else winner.result.tree,
+        )
+
+    def _tell(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Pass an event on; a sample is told as its own stage told it."""
+        if self._trace is None:
+            return
+        if event == "sample":
+            held = self._told[fields["index"]]
+            own = {name: fields[name] for name in ("index", "candidate", "chosen")}
+            if held["verifier"] is None:
+                own |= {name: fields[name] for name in fields if name.startswith("verifier")}
+            fields = {**held, **own}
+        self._trace(event, fields)
+
+
+# ── as data ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class StageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A stage.
+
+    strategy : any strategy's spec, {"kind": "best_of_n", ...}; sampling settings that it does not name are the
+               cascade's.
+    backend  : the name of a backend; None = the one that the cascade runs on.
+    accept   : a rule in words: "agreement >= 0.8", "score of best >= 0.7", ...; None for the last stage.
+    """
+
+    strategy: Any
+    backend: str | None = None
+    accept: str | None = None
+
+
+def _default_stages() -> tuple[StageSpec, ...]:
+    return (
+        StageSpec(strategy={"kind": "self_consistency", "n": 5}, accept="agreement >= 0.8"),
+        StageSpec(strategy={"kind": "best_of_n"}),
+    )
+
+
+class CascadeSpec(StrategyFields, frozen=True, kw_only=True, tag="cascade"):
+    """Stages; by default five votes, and where fewer than four agree best-of-N.
+
+    hedge_after_s, hedge_quantile : see Hedge; both None = in sequence.
+    """
+
+    stages: tuple[StageSpec, ...] = msgspec.field(default_factory=_default_stages)
+    hedge_after_s: float | None = None
+    hedge_quantile: float | None = None
+
+    def __post_init__(self) -> None:
+        """Read each stage's strategy, of any kind that the catalogue knows by now."""
+        read = (msgspec.structs.replace(s, strategy=self._strategy(i, s)) for i, s in enumerate(self.stages))
+        msgspec.structs.force_setattr(self, "stages", tuple(read))
+        super().__post_init__()
+
+    def _strategy(self, place: int, stage: StageSpec) -> StrategyFields:
+        from .catalogue import StrategySpec  # which imports this module
+
+        if isinstance(stage.strategy, StrategyFields):
+            return stage.strategy
+        if not isinstance(stage.strategy, Mapping):
+            raise SpecError(f"stages[{place}].strategy={stage.strategy!r}: give a table with a 'kind'")
+        shared = {name: getattr(self, name) for name in StrategyFields.__struct_fields__}
+        try:
+            return msgspec.convert({**shared, **stage.strategy}, StrategySpec)
+        except msgspec.ValidationError as exc:
+            raise SpecError(f"stages[{place}].strategy: {exc}") from exc
+
+    def build(self, parts: Parts) -> Cascade:
+        """See StrategyFields."""
+        hedged = self.hedge_after_s is not None or self.hedge_quantile is not None
+        hedge = Hedge(self.hedge_after_s, quantile=self.hedge_quantile) if hedged else None
+        return Cascade([self._stage(i, s, parts) for i, s in enumerate(self.stages)], hedge=hedge)
+
+    def _stage(self, place: int, stage: StageSpec, parts: Parts) -> Stage:
+        asked_by = f"stages[{place}]"
+        own = copy.copy(parts)
+        if parts.seed is not None:
+            object.__setattr__(own, "seed", parts.seed + place * _SEEDS_APART)
+        try:
+            strategy = stage.strategy.build(own)
+            rule = stage.accept and get_acceptance(stage.accept, verifier=lambda n: own.verifier(n, asked_by=asked_by))
+        except ConfigError as exc:
+            raise ConfigError(f"{asked_by}: {exc}") from exc
+        backend = None if stage.backend is None else parts.backend(stage.backend, asked_by=asked_by)
+        return Stage(strategy, backend, rule)
