@@ -16,6 +16,9 @@ from ..strategies.errors import ConfigError, nearest
 KINDS: dict[str, Any] = {str(spec.__struct_config__.tag).replace("_", "-"): spec for spec in STRATEGIES}
 """Word on the command line -> the spec that it stands for: "best-of-n" -> BestOfNSpec."""
 
+ALSO = {"beam": "tree-search"}
+"""Further words for them."""
+
 
 def parse_arm(text: str, usual: Mapping[str, object] | None = None) -> tuple[str | None, StrategySpec]:
     """Read an arm: "[BACKEND/]KIND [SETTING=VALUE ...]", quoted as in a shell. Returns the backend named, and the spec.
@@ -60,9 +63,12 @@ def strategy_spec(kind: str, settings: Mapping[str, object], usual: Mapping[str,
     usual : as in `parse_arm`; a setting that is None by default, and so not in use, stays so.
     Raises ConfigError for an unknown kind or setting, a value of another type, and one out of range.
     """
-    spec = KINDS.get(kind.replace("_", "-"))
+    word = kind.replace("_", "-")
+    spec = KINDS.get(ALSO.get(word, word))
     if spec is None:
-        raise ConfigError(f"no strategy is called {kind!r}{_guess(kind, KINDS)} The strategies: {', '.join(KINDS)}")
+        raise ConfigError(
+            f"no strategy is called {kind!r}{_guess(kind, (*KINDS, *ALSO))} The strategies: {', '.join(KINDS)}"
+        )
     fields = {field.name: field.type for field in msgspec.structs.fields(spec)}
     in_use = {field.name for field in msgspec.structs.fields(spec) if field.default is not None}
     for name in settings:

@@ -53,6 +53,9 @@ EVERYWHERE = (
 )
 """The arms of a comparison that names none. A strategy that a server cannot run is left out, and the table says why."""
 
+WITH_INSTRUCTIONS = ("refinement verifier=",)
+"""Beside EVERYWHERE for models that follow instructions, which the embedded ones do not."""
+
 WITH_VERIFIER = (
     "best-of-n n=4",
     "best-of-n n=8",
@@ -61,13 +64,19 @@ WITH_VERIFIER = (
     "best-of-n n=4 selection=weighted",
     "best-of-n n=16 selection=weighted",
 )
-"""Beside EVERYWHERE where a verifier is named, or a reward model is there."""
+"""Where a verifier is named, or a reward model is there."""
 
 WITH_REWARD_MODEL = (
-    "tree-search width=1 branches=4",
-    "tree-search width=2 branches=4",
+    "beam width=4 branches=4",
+    "dvts width=4 branches=4",
+    "best-first",
+    "rebase n=16",
+    "particles n=16",
+    "mcts samples=48",
+    "ab-mcts samples=48",
 )
-"""Searches: beside both where the verifier is a reward model, which can score partial solutions."""
+"""Searches: where the verifier is a reward model, which can score partial solutions. They spend about as much as
+best-of-N with N = 8 to 32, so that they can be compared with it."""
 
 
 # ── what is compared ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,6 +125,7 @@ def entries(
         steps = at.scores_steps(str(usual["verifier"]))
         default = (
             *EVERYWHERE,
+            *(WITH_INSTRUCTIONS if at.instructed else ()),
             *(WITH_VERIFIER if verifier or steps else ()),
             *(WITH_REWARD_MODEL if steps else ()),
         )

@@ -7,7 +7,6 @@ Nothing is graded here: that is what `howhard collect` and `howhard compare` do.
 import asyncio
 import contextlib
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -349,7 +348,6 @@ def _write_tree(result: StrategyResult, path: Path) -> bool:
     """Write the tree, if there is one; the answer is not thrown away where there is none."""
     if result.tree is None:
         return False
-    text = result.tree.to_svg() if path.suffix == ".svg" else json.dumps(result.tree.to_dict(), ensure_ascii=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    result.tree.save(path)
     return True

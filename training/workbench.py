@@ -37,6 +37,7 @@ class AtHand:
     usual   : settings that strategies take where nothing else is said.
     verifier : of strategies that need one where none is named: tiny-prm for the embedded models, whose texts alone it
                knows, "best" for others.
+    instructed : whether the chosen models follow instructions; the embedded ones do not.
     currency : of costs.
     """
 
@@ -45,6 +46,7 @@ class AtHand:
     chosen: tuple[str, ...]
     usual: Mapping[str, object] = field(default_factory=dict)
     verifier: str = BEST
+    instructed: bool = True
     currency: str = "completion tokens"
 
     def scores_steps(self, verifier: str) -> bool:
@@ -81,6 +83,7 @@ def at_hand(config: Config | None, names: Sequence[str] = (), *, one: bool = Fal
         chosen=chosen,
         usual={"temperature": draws.temperature, "top_p": draws.top_p, "max_tokens": draws.max_tokens},
         verifier="tiny-prm" if local else BEST,
+        instructed=not local,
         currency=embedded.currency if config is None else config.currency,
     )
 

@@ -18,6 +18,10 @@ def test_settings_are_typed_by_the_fields_of_the_spec():
     assert (backend, spec) == ("large", BestOfNSpec(n=16, verifier="tiny-prm", temperature=0.7))
 
 
+def test_a_beam_is_a_tree_search():
+    assert parse_arm("beam width=2") == parse_arm("tree-search width=2")
+
+
 def test_usual_settings_reach_only_strategies_that_have_them_and_give_way_to_the_words():
     usual = {"verifier": "vote", "max_tokens": 40}
     assert parse_arm("single", usual)[1].max_tokens == 40

@@ -30,7 +30,7 @@ def table(tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    ["quickstart", "collect", "train", "evaluate", "route", "import", "promote", "doctor", "config"],
+    ["quickstart", "run", "compare", "collect", "train", "evaluate", "route", "import", "promote", "doctor", "config"],
 )
 def test_every_command_explains_itself(command, capsys):
     code, out, _ = run(capsys, command, "--help")

@@ -78,6 +78,15 @@ def test_a_strategy_that_is_no_search_writes_no_tree_and_says_so(tmp_path):
     assert not (tmp_path / "tree.svg").exists()
 
 
+def test_a_search_writes_its_tree_as_a_picture_or_as_json(tmp_path):
+    words = "tree-search width=1 branches=2 verifier=tiny-prm"
+    report = run_prompt(PROMPT, asked(words), tree=tmp_path / "deep" / "tree.svg")
+    assert (tmp_path / "deep" / "tree.svg").read_text().startswith("<svg")
+    assert f"tree: {tmp_path}" in report.text()
+    run_prompt(PROMPT, asked(words), tree=tmp_path / "tree.json")
+    assert json.loads((tmp_path / "tree.json").read_text()) == report.result.tree.to_dict()
+
+
 def test_live_samples_are_recorded_on_wish(tmp_path, prompts):
     run_prompt(PROMPT, asked("best-of-n n=3", log=tmp_path / "log"))
     run_file(prompts, tmp_path / "out.jsonl", asked("best-of-n n=3", log=tmp_path / "log"), quiet=True)
