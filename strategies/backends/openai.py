@@ -100,7 +100,7 @@ class OpenAIBackend(VLLMBackend):
         self.n_per_call, self.continues = n_per_call, continues
         self.template = None if template is None else dict(template)
         self.stops_there = stop_told
-        self.advice = _advice(usage_told=usage_told, going_on=continues is not None or template is not None)
+        self.advice = _advice(usage_told=usage_told, going_on=self.can_continue)
         self._max_tokens_field, self._thinking_field = max_tokens_field, thinking_field
         self._logprobs, self._max_logprobs = logprobs, max_logprobs
         self._usage_told = usage_told
@@ -108,6 +108,11 @@ class OpenAIBackend(VLLMBackend):
     def _address(self, url: str) -> str:
         checked = _server(url)
         return checked if urllib.parse.urlsplit(checked).path.strip("/") else f"{checked}/v1"
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether it goes on from a begun answer."""
+        return self.continues is not None or self.template is not None
 
     # what is sent
 
@@ -161,7 +166,7 @@ class OpenAIBackend(VLLMBackend):
         for prefix in prefixes:
             if prefix.token_ids is not None:
                 raise ConfigError(f"{self.name!r} takes no token ids: the protocol has no place for them; send text")
-            if prefix.answer and self.continues is None and self.template is None:
+            if prefix.answer and not self.can_continue:
                 raise ConfigError(
                     f"{self.name!r} can't go on from a begun answer, which its protocol has no field for: {_MORE_WAYS}"
                 )
