@@ -79,7 +79,8 @@ def test_the_split_is_what_a_look_at_the_whole_text_says(text, markers):
 @given(TEXTS)
 def test_a_stated_answer_is_the_one_that_is_read_out_of_the_whole_text(text):
     reasoning, answer = split(text, Markers(start="~~", end="~~~"), stated=True)
-    assert extract(answer) == extract(text)
+    if extract(text) != text.strip():  # a mark with nothing after it states nothing
+        assert extract(answer) == extract(text)
     if any(states_answer(line) for line in text.split("\n")):
         assert reasoning + answer == text
         assert not any(states_answer(line) for line in reasoning.split("\n"))
