@@ -46,8 +46,9 @@ class SelfConsistency(Bindable):
                   vote. Needs weights="confidence,keep=...". Each later sample is a call of its own. How far a stopped
                   stream came depends on the moment, so a seeded run repeats its votes, not its usage.
 
-    The winner is the answer of the most weight; ties go to the answer whose first sample was launched first. The
-    text is that of its first sample. Samples that failed, or are not complete, abstain. `score` of a candidate is its
+    The winner is the answer of the most weight; ties go to the answer with the higher mean log-probability, where the
+    backend gives them, then to the one launched first (`selection.elect`). The text is that of its first sample.
+    Samples that failed, or are not complete, abstain. `score` of a candidate is its
     answer's share of all weight. A stop rule draws in waves; each wave is a call that reads the prompt again, which
     the usage counts. Holds settings only: one instance may serve any number of requests at once.
     """

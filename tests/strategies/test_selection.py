@@ -37,6 +37,24 @@ def test_the_vote_goes_to_the_most_weight_and_ties_to_the_answer_launched_first(
     assert voted(made[4:], groups[4:], (0,)) is None
 
 
+def sure(candidate, *logprobs):
+    return dataclasses.replace(
+        candidate, generation=dataclasses.replace(candidate.generation, logprobs=logprobs or None)
+    )
+
+
+def test_ties_go_to_the_surer_answer_where_all_of_them_tell_how_sure_they_are():
+    made = candidates(("a", None), ("b", None), ("b", None), ("a", None), ("c", None))
+    groups = grouped(made)
+    known = [sure(c, p) for c, p in zip(made, (-1.0, -0.5, -2.5, -1.0, -0.1), strict=True)]
+    assert voted(known, groups, (1,) * 5) is known[0]  # -1.0 against -1.5; c has one vote only
+    assert voted(known, groups, (1, 2, 0, 1, 1)) is known[1]  # a sample that weighs nothing is not asked
+    assert voted(known[:3], groups[:3], (1, 0.5, 0.5)) is known[0]
+    assert voted([known[3], known[1]], (0, 1), (1, 1)) is known[1]
+    assert voted([sure(made[1]), known[3]], (0, 1), (1, 1)).answer == "b"  # it does not tell: launch order
+    assert voted([known[3], known[0]], (0, 1), (1, 1)) is known[3]  # equally sure: launch order
+
+
 def test_the_weighted_choice_sums_the_scores_of_equal_answers():
     made = candidates(("a", 0.9), ("b", 0.5), ("b", 0.6), ("c", None))
     assert weighted_best(made, grouped(made)) is made[2]
