@@ -152,7 +152,7 @@ class _Refining:
         return self.run.result(
             self.versions,
             self._best(),
-            "; ".join((reason, *self.notes)),
+            "; ".join((reason, *self._unjudged(), *self.notes)),
             params=self.settings.params,
             waves=self.waves,
             planned=self.settings.drafts + self.settings.rounds,
@@ -270,6 +270,15 @@ class _Refining:
         asked = most_tokens(self.run.backend, Prefix(self.run.request.messages))
         read = n * (asked + most + 2)  # a reader may add a token at either end
         return self.run.allows(prompt=prompt, completion=n * most, judged=read, verifier=self.settings.verifier)
+
+    def _unjudged(self) -> list[str]:
+        """Tell of versions that the verifier did not judge: it could not, or the budget did not hold it."""
+        complete = [c for c in self.versions if c.generation.complete]
+        without = sum(c.score is None for c in complete)
+        if self.settings.verifier is None or not without or self.run.out_of_time:
+            return []
+        kept = ", so the last one was kept" if without == len(complete) else ""
+        return [f"{self.settings.verifier.name!r} did not judge {without} of {len(complete)} complete versions{kept}"]
 
     def _best(self) -> Candidate | None:
         complete = [c for c in self.versions if c.generation.complete]

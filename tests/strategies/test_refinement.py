@@ -182,6 +182,16 @@ def test_what_the_verifier_wants_told_is_told_once():
     assert result.stopped_because == "did all 2 rounds; code ran without isolation"
 
 
+def test_versions_that_the_verifier_did_not_judge_are_told_and_never_beat_a_judged_one():
+    chat = Chat("A", "B", "C")
+    result = chat.run(refine(Written({"A": 0.5}, dict.fromkeys("ABC", "no")), rounds=2))
+    assert result.text == "A"
+    assert "'best' did not judge 2 of 3 complete versions" in result.stopped_because
+    nothing = Chat("A", "B", "C").run(refine(Written({}, dict.fromkeys("ABC", "no")), rounds=2))
+    assert nothing.text == "C"
+    assert "did not judge 3 of 3 complete versions, so the last one was kept" in nothing.stopped_because
+
+
 def test_a_failed_criticism_ends_it_with_the_best_so_far_and_says_so():
     backend = ScriptedBackend(
         lambda prompt: ["A"], fails=lambda prefix, i: "Check the answer" in prefix.messages[0].content

@@ -12,11 +12,14 @@ from howhard.strategies import (
     BestOfN,
     BestOfNSpec,
     Candidate,
+    Cascade,
     Generation,
     Prices,
     Request,
     SamplingParams,
     SinglePass,
+    Stage,
+    TreeSearch,
     Usage,
     Verdicts,
     Vote,
@@ -136,6 +139,43 @@ def test_equal_requests_at_once_are_matched_with_their_own_results(tmp_path):
         ids = asyncio.run(go())
     runs = Log(tmp_path).runs().set_index("run_id")
     assert runs.loc[ids, "quality"].tolist() == [0.0, 0.5, 1.0]
+
+
+def test_the_nodes_of_a_search_are_recorded_and_lead_back_to_the_prompt(tmp_path):
+    backend = small(lambda prompt: [f"{i}{i + 1}\n{i % 3}\nAnswer: {i % 3}" for i in range(6)])
+    arm = TreeSearch(width=2, branches=2, verifier=Digits(), params=PARAMS, step_tokens=12, max_steps=4).on(backend)
+    with Recorder(tmp_path) as recorder:
+        recorded(recorder, arm, "1 + 2")
+    log = Log(tmp_path)
+    nodes = log.nodes()
+    assert set(nodes["run_id"]) == set(log.runs()["run_id"])
+    assert set(nodes["arm"]) == {arm.name}
+    by_id = {row["node"]: row for row in nodes.to_dict("records")}
+    for row in by_id.values():
+        if row["parent"] in by_id:
+            assert row["depth"] == by_id[row["parent"]]["depth"] + 1
+        assert 0 <= row["score"] <= 1
+        assert row["copies"] >= 1
+    assert nodes["kept"].any()
+    assert nodes["depth"].max() >= 2
+
+
+def test_what_the_stages_of_a_cascade_drew_is_recorded_under_their_own_backends_and_prices(tmp_path):
+    large = ScriptedBackend(lambda prompt: ["Answer: 9"], name="large", prices=Prices(prompt=10.0, completion=20.0))
+    first = BestOfN(n=3, verifier=Digits(), params=PARAMS)
+    arm = Cascade([Stage(first, accept="score >= 0.8"), Stage(SinglePass(PARAMS), large)]).on(small())
+    with Recorder(tmp_path) as recorder:
+        result = recorded(recorder, arm, "2 + 5", quality=0.5)
+    log = Log(tmp_path)
+    samples = log.samples()
+    assert samples["backend"].tolist() == ["small"] * 3 + ["large"]
+    assert samples["wave"].tolist() == [0, 0, 0, 1]
+    assert samples["quality"].dropna().to_dict() == {3: 0.5}
+    drawn = samples["completion_tokens"]
+    assert samples["cost"].tolist() == [2.0 * t for t in drawn[:3]] + [20.0 * drawn[3]]
+    [run] = log.runs().to_dict("records")
+    assert run["arm"] == f"small/{arm.strategy.name}"
+    assert run["cost"] == pytest.approx(result.usage.cost)
 
 
 def test_a_node_told_again_counts_as_it_was_told_last(tmp_path):
