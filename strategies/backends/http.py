@@ -104,11 +104,16 @@ class JsonServer:
             async with session.post(
                 self.url + path, data=data, headers={"Content-Type": "application/json"}, allow_redirects=False
             ) as response:
-                raw = await response.content.read(_MOST_BYTES)
-                if len(raw) == _MOST_BYTES:
-                    raise BackendError(
-                        f"{where}: answered with {_MOST_BYTES >> 20} MB or more, which is no list of scores"
-                    )
+                pieces: list[bytes] = []
+                size = 0
+                async for piece in response.content.iter_any():
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > _MOST_BYTES:
+                        raise BackendError(
+                            f"{where}: answered with more than {_MOST_BYTES >> 20} MB, which is no score"
+                        )
+                raw = b"".join(pieces)
                 if response.status != 200:
                     raise self._refused(where, response, raw, private)
         except aiohttp.ConnectionTimeoutError as exc:
@@ -143,9 +148,7 @@ class JsonServer:
         if status == 404 and "does not exist" in message:
             return ModelNotServed(f"{where}: {told}")
         if status in (404, 405, 501):
-            return BackendError(
-                f"{where}: answered {status}: {told}; does the model that is served offer this endpoint?"
-            )
+            return BackendError(f"{where}: answered {status}: {told}; does its model offer this endpoint?")
         if status in (401, 403):
             key = "it wants an API key; set api_key_env" if self._key_env is None else f"the key in ${self._key_env}"
             return BackendError(f"{where}: refused ({status}): {key}")

@@ -214,9 +214,7 @@ class RewardServer:
         except PromptTooLong as exc:
             if call.texts == 1:
                 return [None], Usage(calls=1)
-            raise BackendError(
-                f"{exc} It came with {call.texts} texts in one call: set batch=1 to leave it out"
-            ) from exc
+            raise BackendError(f"{exc} It came in a call of {call.texts} texts: set batch=1 to leave it out") from exc
         rows = _read(self.settings.endpoint, answer.value, call.texts)
         scores: list[list[float] | None] = [
             self._scores(own, None if call.steps is None else call.steps[i], i) for i, own in enumerate(rows)
@@ -245,9 +243,7 @@ class RewardServer:
         if any(not math.isfinite(value) for value in row):
             raise VerifierError(f"gave {row!r} for text {place}, which is no score")
         if s.good is None and len(row) != 1:
-            raise VerifierError(
-                f"gave {len(row)} classes for text {place}: say with `good` which of them is the good one"
-            )
+            raise VerifierError(f"gave {len(row)} classes for text {place}: say with `good` which one is good")
         good = s.good or 0
         if good >= len(row):
             raise VerifierError(f"gave {len(row)} classes for text {place}, and good={s.good} is none of them")
