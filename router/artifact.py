@@ -131,7 +131,7 @@ def write_artifact(directory: str | Path, manifest: Manifest, files: Mapping[str
     # Through JSON and back: 1 becomes 1.0 where a float is due, and the hash is that of what will be read.
     manifest = msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest)
     _check_arms(manifest)
-    manifest = msgspec.structs.replace(manifest, router_version=_version_of(manifest))
+    manifest = msgspec.structs.replace(manifest, router_version=_version_of(msgspec.to_builtins(manifest)))
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -162,11 +162,6 @@ def read_artifact(directory: str | Path) -> tuple[Manifest, dict[str, bytes]]:
     manifest = _parse(_read(root / MANIFEST, MAX_FILE_BYTES), root)
     if len(manifest.files) > MAX_FILES:
         raise ArtifactError(f"{root / MANIFEST} names {len(manifest.files)} files: at most {MAX_FILES} are read")
-    if manifest.router_version != _version_of(manifest):
-        raise ArtifactError(
-            f"{root / MANIFEST} was changed after it was written: its router_version is not the hash of "
-            "its content. Copy the router again from where it was trained, or train it anew"
-        )
     contents = {}
     for name, entry in manifest.files.items():
         _check_name(name)
@@ -234,6 +229,11 @@ def _parse(content: bytes, root: Path) -> Manifest:
             )
         manifest = msgspec.convert(raw, Manifest)
         _check_arms(manifest)
+        if manifest.router_version != _version_of(raw):
+            raise ArtifactError(
+                f"{where} was changed after it was written: its router_version is not the hash of its content. "
+                "Copy the router again from where it was trained, or train it anew"
+            )
         return manifest
     except msgspec.DecodeError as exc:
         raise ArtifactError(f"{where} is damaged: {exc}. Copy the router again, or train it anew") from exc
@@ -257,9 +257,10 @@ def _check_arms(manifest: Manifest) -> None:
                 raise ArtifactError(f"arm {name!r} wants verifier {verifier!r}, of which the manifest says nothing")
 
 
-def _version_of(manifest: Manifest) -> str:
-    content = msgspec.structs.replace(manifest, router_version="", created="")
-    return _sha256(msgspec.json.encode(content, order="deterministic"))[:16]
+def _version_of(content: Mapping[str, Any]) -> str:
+    """Hash what the manifest says, as it is written: a later howhard, whose specs have more settings, agrees."""
+    rest = {name: value for name, value in content.items() if name not in ("router_version", "created")}
+    return _sha256(msgspec.json.encode(rest, order="deterministic"))[:16]
 
 
 def _check_name(name: str) -> None:

@@ -6,7 +6,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from howhard.router.artifact import MANIFEST, Manifest, pack_arrays, read_artifact, unpack_arrays, write_artifact
+from howhard.router.artifact import (
+    MANIFEST,
+    Manifest,
+    _version_of,
+    pack_arrays,
+    read_artifact,
+    unpack_arrays,
+    write_artifact,
+)
 from howhard.router.predictor import ARRAYS, Predictor
 from howhard.strategies.errors import ArtifactError
 
@@ -209,3 +217,16 @@ def test_a_router_without_its_models_is_refused(trained):
 def test_defaults_are_not_shared_between_manifests(trained):
     assert isinstance(trained.manifest, Manifest)
     assert trained.manifest.files == {}
+
+
+def test_a_manifest_without_settings_that_came_later_still_agrees_with_its_hash(copy):
+    """As one that an older howhard wrote: its specs know fewer settings than today's."""
+
+    def older(raw):
+        for spec in raw["specs"]:
+            del spec["strategy"]["top_p"]
+        raw["router_version"] = _version_of(raw)
+
+    edit(copy, older)
+    manifest, _ = read_artifact(copy)
+    assert {spec.strategy.top_p for spec in manifest.specs} == {1.0}

@@ -17,7 +17,10 @@ from ..problems.problem import LARGEST
 PAD, UNKNOWN, END = "<pad>", "<unk>", "</s>"
 MARKS = (*"\n.,;:?!+-*/=()\\{}#",)
 PIECES = r"\n|\d+|[A-Za-z]+|[^\sA-Za-z0-9]"
-CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}{{ '\\n' }}"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if loop.last and message['role'] == 'assistant' %}{{ '\\n' }}{% endif %}"
+    "{{ message['content'] }}{% endfor %}{% if messages[-1]['role'] != 'assistant' %}{{ '\\n' }}{% endif %}"
+)
 
 
 def vocabulary() -> dict[str, int]:
