@@ -47,6 +47,7 @@ class SelfCertainty:
         if power is not None and not (math.isfinite(power) and power >= 0):
             raise ConfigError(f"power={power!r}: it must be a finite number >= 0, or None for no vote")
         self.vocabulary, self.top, self.power = vocabulary, top, power
+        self.relative = power is not None  # Borda's ranks are those within one call
         self.name = name or ("self_certainty" if vocabulary is not None else f"top{top}_confidence")
 
     @property

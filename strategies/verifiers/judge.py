@@ -136,7 +136,17 @@ class Judge:
 
     def __init__(self, backend: Backend, settings: JudgeSettings | None = None, *, name: str = "judge") -> None:
         self.backend, self.settings, self.name = backend, settings or JudgeSettings(), name
+        if "{reference}" in self.settings.template:
+            raise ConfigError(
+                f"verifier {name!r}: its template has the slot {{reference}}, and a verifier never sees one; a grader "
+                "does: 'judge:FILE', see howhard.training.judge_grader"
+            )
         self.prices = backend.prices
+
+    @property
+    def relative(self) -> bool:
+        """Whether scores compare only within one call: those of a tournament or a ranking do."""
+        return self.settings.mode != "pointwise"
 
     async def score(self, request: Request, candidates: Sequence[Candidate], *, partial: bool = False) -> Verdicts:
         """Ask about the texts; partial ones are not judged. Raises VerifierError where no reply can be read."""
@@ -170,9 +180,9 @@ class Judge:
         return self.settings.samples if self.settings.mode == "pointwise" else 1
 
     def _questions(self, request: Request, texts: Sequence[str]) -> "list[_Question]":
-        s, mark = self.settings, _mark(request, texts)
+        s, mark = self.settings, mark_of(request.text, *texts)
         question = request.messages[0].content if len(request.messages) == 1 else _dialogue(request)
-        shown = [f"<{mark}>\n{text}\n</{mark}>" for text in texts]
+        shown = [marked(text, mark) for text in texts]
         if s.mode == "pointwise":
             asked = [((i,), s.asked(question=question, answer=a, scale=str(s.scale))) for i, a in enumerate(shown)]
             return [_Question(places, Prefix(messages), s.params) for places, messages in asked]
@@ -360,10 +370,14 @@ def _first_fault(replies: Sequence[Sequence[Generation]]) -> str:
     )
 
 
-def _mark(request: Request, texts: Sequence[str]) -> str:
+def mark_of(*texts: str) -> str:
     """A mark that no text can hold on purpose: it hangs on all of them."""
-    digest = hashlib.sha256("\0".join([request.text, *texts]).encode())
-    return f"answer-{digest.hexdigest()[:10]}"
+    return f"answer-{hashlib.sha256(chr(0).join(texts).encode(errors='replace')).hexdigest()[:10]}"
+
+
+def marked(text: str, mark: str) -> str:
+    """A text between its marks, as a judge is shown it."""
+    return f"<{mark}>\n{text}\n</{mark}>"
 
 
 def _dialogue(request: Request) -> str:

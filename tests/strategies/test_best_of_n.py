@@ -33,6 +33,8 @@ from howhard.strategies.errors import (
 from howhard.strategies.running import most_tokens
 from howhard.strategies.stopping import Accepted
 from howhard.strategies.testing import CONTRACT, FailingOn, ScriptedBackend, Subject
+from howhard.strategies.verifiers.certainty import SelfCertainty
+from howhard.strategies.verifiers.judge import Judge, JudgeSettings
 
 PARAMS = SamplingParams(max_tokens=20, seed=0)
 
@@ -193,9 +195,15 @@ def test_a_budget_ends_the_waves_and_what_was_judged_counts():
 
 
 def test_scores_that_compare_only_within_a_call_cannot_stop_waves():
-    for verifier in (Vote(), FirstOf("best", [Table({}), Vote()])):
+    tournament = Judge(backend("A"), JudgeSettings(mode="pairwise"))
+    for verifier in (Vote(), FirstOf("best", [Table({}), Vote()]), tournament, SelfCertainty(power=1.0)):
         with pytest.raises(ConfigError, match="by comparing them with each other: take stop='none'"):
             BestOfN(n=8, verifier=verifier, stop="accept:0.5", params=PARAMS)
+
+
+def test_scores_that_stand_for_themselves_can():
+    for verifier in (Judge(backend("A")), SelfCertainty(), FirstOf("best", [Table({})])):
+        assert BestOfN(n=8, verifier=verifier, stop="accept:0.5", params=PARAMS).stop.name == "until_0.5"
 
 
 def test_a_verifier_that_reads_confidences_has_them_asked_for():
