@@ -206,7 +206,7 @@ class OpenAIBackend(VLLMBackend):
         texts = [*(m.content for m in prefix.messages), prefix.answer]
         return -(-sum(len(text.encode()) for text in texts) // _BYTES_PER_TOKEN)
 
-    def _remedy(self, message: str, params: SamplingParams) -> str:
+    def remedy(self, message: str, params: SamplingParams) -> str:
         if _UNKNOWN_FIELD.search(message):
             for field, remedy in _REMEDIES:
                 if re.search(rf"\b{field}\b", message):

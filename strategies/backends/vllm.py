@@ -254,7 +254,8 @@ class _Call:
         except msgspec.MsgspecError:
             raise BackendError(f"{self._where}: sent something that is not a piece of an answer") from None
         if chunk.error is not None:
-            raise BackendError(f"{self._where}: {self.backend.told(chunk.error, self.prefix)}")
+            remedy = self.backend.remedy(_message(chunk.error), self.params)
+            raise BackendError(f"{self._where}: {self.backend.told(chunk.error, self.prefix)}{remedy}")
         if chunk.prompt_token_ids is not None:
             self.prompt_ids = tuple(chunk.prompt_token_ids)
         for choice in chunk.choices:
@@ -688,10 +689,10 @@ class VLLMBackend:
             return BackendError(f"{where}: {self._key_refused(status)}")
         if 300 <= status < 400:
             return BackendError(f"{where}: redirects elsewhere ({status}), which is not followed; give the final url")
-        error = BackendError(f"{where}: answered {status}: {told}{self._remedy(message, call.params)}")
+        error = BackendError(f"{where}: answered {status}: {told}{self.remedy(message, call.params)}")
         return _TryAgain(error, _seconds(response.headers.get("Retry-After"))) if status in _TRY_AGAIN else error
 
-    def _remedy(self, message: str, params: SamplingParams) -> str:
+    def remedy(self, message: str, params: SamplingParams) -> str:
         """What helps against a refusal of what was asked for, as far as we know."""
         if params.confidence_of and "logprobs" in message:
             return f"; confidence_of={params.confidence_of} needs a server with --max-logprobs that high"

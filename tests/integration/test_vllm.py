@@ -11,10 +11,12 @@ import pytest
 
 from howhard.strategies import (
     BestOfN,
+    ChainOfThought,
     ExactCheck,
     Message,
     Prefix,
     Prices,
+    Request,
     SamplingParams,
     SinglePass,
     TreeSearch,
@@ -22,6 +24,7 @@ from howhard.strategies import (
     Verdicts,
     Vote,
 )
+from howhard.strategies.backends.openai import OpenAIBackend
 from howhard.strategies.backends.vllm import VLLMBackend
 from howhard.strategies.errors import BackendError, ModelNotServed, PromptTooLong
 from howhard.strategies.testing import CONTRACT, Subject
@@ -195,6 +198,92 @@ def test_a_prompt_read_before_is_cached_told_and_priced_as_cached(served, vllm_s
         assert (cold.cached_tokens, warm.cached_tokens) == (0, after["cached_tokens"] - before["cached_tokens"])
         assert warm.cached_tokens >= 32
         assert cold.cost - warm.cost >= 0.75 * 32
+
+
+# ── confidence and reasoning ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_confidences_of_a_continued_answer_are_those_of_the_answer_in_one_go(served):
+    async def main():
+        params = {"temperature": 0, "confidence_of": 5}
+        [[whole]], _ = await draw(served, max_tokens=20, **params)
+        [[head]], _ = await draw(served, max_tokens=8, **params)
+        rest = SamplingParams(max_tokens=12, **params)
+        [[tail]] = await served.generate([prefix().extended(head)], n=1, params=rest).all()
+        return whole, head, tail
+
+    whole, head, tail = asyncio.run(main())
+    assert len(whole.confidences) == len(whole.token_ids)
+    assert head.token_ids + tail.token_ids == whole.token_ids
+    assert head.confidences + tail.confidences == pytest.approx(whole.confidences, abs=2e-3)
+
+
+def test_confidences_are_those_of_the_model_itself_and_come_while_streaming_for_each_sample(served, vllm_server):
+    if vllm_server.weights is None:
+        pytest.skip("the weights behind HOWHARD_VLLM_URL are not on this machine")
+    import torch
+
+    from howhard.strategies.backends.llama import load
+
+    model, _ = load(vllm_server.weights)
+
+    async def main():
+        params = SamplingParams(confidence_of=5, seed=3, max_tokens=24)
+        [row] = served.generate([prefix()], n=3, params=params).samples
+
+        async def pieces(sample):
+            return [c async for delta in sample for c in delta.confidences]
+
+        return await asyncio.gather(*map(pieces, row)), [await sample.result() for sample in row]
+
+    streamed, samples = asyncio.run(main())
+    assert [tuple(s) for s in streamed] == [sample.confidences for sample in samples]
+    for sample in samples:
+        ids = torch.tensor([[*sample.prompt_token_ids, *sample.token_ids]])
+        logprobs = torch.log_softmax(model(ids)[0, len(sample.prompt_token_ids) - 1 : -1].double(), -1)
+        assert sample.confidences == pytest.approx((-logprobs.topk(5).values.mean(-1)).tolist(), abs=5e-3)
+
+
+def test_more_alternatives_than_the_server_lists_are_refused_with_the_flag_that_raises_them(served, vllm_server):
+    if not vllm_server.own:
+        pytest.skip("the server behind HOWHARD_VLLM_URL may list more")
+    [[sample]], _ = asyncio.run(draw(served, confidence_of=50))
+    assert "--max-logprobs" in sample.error
+
+
+def test_a_cap_on_reasoning_that_the_server_does_not_keep_is_an_error_and_not_passed_over(served, vllm_server):
+    if not vllm_server.own:
+        pytest.skip("the server behind HOWHARD_VLLM_URL may have a reasoning parser")
+    [[sample]], usage = asyncio.run(draw(served, thinking_tokens=16))
+    assert "reasoning" in sample.error
+    assert usage.completion_tokens == 0
+
+
+def test_reasoning_is_ended_at_its_cap_and_the_answer_drawn_from_the_very_tokens(served):
+    strategy = ChainOfThought(
+        template="{prompt}",
+        thinking_tokens=6,
+        forced_text="Answer:",
+        params=SamplingParams(max_tokens=24, temperature=0),
+    )
+
+    async def main():
+        before = await idle(served)
+        [[whole]], _ = await draw(served, temperature=0, max_tokens=24)
+        told = await served.encode("\n\nAnswer:")
+        forced = whole.prompt_token_ids + whole.token_ids[:6] + told
+        params = SamplingParams(temperature=0, max_tokens=18)
+        [[answer]] = await served.generate([Prefix((), token_ids=forced)], n=1, params=params).all()
+        middle = await idle(served)
+        result = await strategy.run(Request.of(PROMPTS[0]), served)
+        after = await idle(served)
+        return whole, answer, result, after["completion_tokens"] - middle["completion_tokens"], before
+
+    whole, answer, result, drawn, _ = asyncio.run(main())
+    assert whole.completion_tokens > 6
+    assert result.text == "Answer:" + answer.text
+    assert result.usage.completion_tokens == drawn == 6 + answer.completion_tokens
+    assert result.usage.calls == 2
 
 
 # ── stopping ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -387,3 +476,58 @@ def test_the_embedded_model_writes_the_same_in_this_process_and_on_vllm(served, 
     for a, b, alike in zip(here, there, same, strict=True):
         if alike:
             assert a.logprobs == pytest.approx(b.logprobs, abs=2e-3)
+
+
+# ── the same server, spoken to as any OpenAI-compatible one ──────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def plain(vllm_server):
+    """It is sent standard fields only, but for what its settings say."""
+    backend = OpenAIBackend(
+        "plain",
+        url=vllm_server.url,
+        model=vllm_server.model,
+        prices=PRICES,
+        api_key_env=vllm_server.key_env,
+        timeout_s=300,
+        continues="final_message",
+        stop_told=True,
+    )
+    yield backend
+    asyncio.run(backend.close())
+
+
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: strategy.name)
+def test_every_strategy_keeps_the_contract_on_an_openai_compatible_server(plain, served, strategy, check):
+    async def tokens():
+        return int((await idle(served))["completion_tokens"])
+
+    async def running():
+        counters = await served.metrics()
+        return plain.running + int(counters["running"] + counters["waiting"])
+
+    # Without ids and counts while streaming, a cancelled call is booked by its pieces.
+    subject = Subject(
+        strategy=strategy, backend=plain, prompts=PROMPTS, served=tokens, running=running, independent=False
+    )
+    asyncio.run(check(subject))
+
+
+def test_a_stop_string_that_is_looked_for_here_ends_a_sample_where_the_server_would(served, vllm_server):
+    backend = OpenAIBackend(
+        "plain", url=vllm_server.url, model=vllm_server.model, prices=PRICES, api_key_env=vllm_server.key_env
+    )
+
+    async def main():
+        stop = {"temperature": 0, "stop": ("\n",), "keep_stop": True}
+        [[there]], _ = await draw(served, **stop)
+        [[here]], usage = await draw(backend, **stop)
+        await backend.close()
+        return there, here, usage
+
+    there, here, usage = asyncio.run(main())
+    assert (here.text, here.stop_text, here.finish_reason) == (there.text, "\n", "stop")
+    assert 0 < usage.completion_tokens <= there.completion_tokens + 8
+    assert usage.prompt_tokens > 0

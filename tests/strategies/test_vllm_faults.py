@@ -605,9 +605,11 @@ def test_no_log_probabilities_is_no_confidence_and_a_cap_on_them_is_told_with_it
     (sample,), _ = draw(server, params=SamplingParams(confidence_of=20))
     assert sample.confidences is None
     assert server.bodies[0]["top_logprobs"] == 20, "vLLM's cap"
-    server.script = [status(400, {"error": {"message": "Requested sample logprobs of 50 is greater than 20"}})]
-    (sample,), _ = draw(server, params=SamplingParams(confidence_of=49))
-    assert "--max-logprobs" in sample.error
+    refusal = {"error": {"message": "Requested sample logprobs of 50, which is greater than max allowed: 20"}}
+    for answer in (status(400, refusal), events(refusal)):
+        server.script = [answer]
+        (sample,), _ = draw(server, params=SamplingParams(confidence_of=50))
+        assert "--max-logprobs" in sample.error
 
 
 def test_a_cap_on_reasoning_and_an_effort_are_passed_on(server):
