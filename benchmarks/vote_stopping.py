@@ -34,6 +34,7 @@ RULES = (
     "beta,wave=1",
     "esc:5",
     "esc:4",
+    "consensus",
     "exact",
     "exact,doubling",
     "exact,wave=1",

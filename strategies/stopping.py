@@ -180,6 +180,29 @@ def stays_ahead(first: int, second: int, threshold: float) -> bool:
     return below * denominator >= numerator << tosses
 
 
+class Consensus(_InWaves):
+    """Stop when the leading answer has at least `share` of all weight that was given.
+
+    share : in (0.5, 1]. The first wave is the least that is drawn; 16 in the paper, as `wave=16`.
+    Source: Fu et al. 2025, "Deep Think with Confidence" (2508.15260), section 3.2, adaptive sampling, share .95.
+    """
+
+    _kind = "consensus"
+
+    def __init__(self, share: float = 0.95, *, wave: int | None = None, doubling: bool = False) -> None:
+        super().__init__(wave=wave, doubling=doubling)
+        if not 0.5 < share <= 1:
+            raise ConfigError(f"share={share!r}: a consensus is more than half, at most 1, as in 'consensus:0.95'")
+        self.share = share
+
+    def _settings(self) -> list[str]:
+        return [] if self.share == 0.95 else [f"{self.share:g}"]
+
+    def _settled(self, seen: Seen) -> bool:
+        weights = Tally.of(seen.groups, seen.weights).weights
+        return bool(weights) and max(weights) > 0 and max(weights) >= self.share * math.fsum(weights) * (1 - 1e-12)
+
+
 class ESC(_InWaves):
     """Stop when a window of samples is unanimous.
 
@@ -262,7 +285,7 @@ class Accepted(_InWaves):
 
 # ── rules by name ───────────────────────────────────────────────────────────────────────────────────────────
 
-RULES = ("none", "beta", "esc", "exact", "accept")
+RULES = ("none", "beta", "esc", "exact", "consensus", "accept")
 """The names that `get_stop_rule` knows."""
 
 
@@ -271,6 +294,7 @@ def get_stop_rule(what: "str | StopRule | None") -> StopRule:
 
         none            draw all           beta:0.95, beta    see Beta        esc:5, esc    see ESC
         exact           see Exact          accept:0.9, accept see Accepted
+        consensus:0.95, consensus          see Consensus
 
     and behind a comma `wave=8` and `doubling`, as in "beta:0.9,wave=8" or "exact,doubling".
     Raises ConfigError for an unknown name, or a setting out of range.
@@ -299,7 +323,7 @@ def get_stop_rule(what: "str | StopRule | None") -> StopRule:
     if kind == "exact":
         return Exact(**waves)
     read: Callable[[str], Any] = int if kind == "esc" else float
-    rules: dict[str, Callable[..., StopRule]] = {"beta": Beta, "esc": ESC, "accept": Accepted}
+    rules: dict[str, Callable[..., StopRule]] = {"beta": Beta, "esc": ESC, "accept": Accepted, "consensus": Consensus}
     return rules[kind](_number(what, setting, read), **waves) if colon else rules[kind](**waves)
 
 

@@ -15,6 +15,7 @@ from howhard.strategies.stopping import (
     RULES,
     Accepted,
     Beta,
+    Consensus,
     Exact,
     Fixed,
     Seen,
@@ -88,6 +89,18 @@ def test_esc_stops_at_a_unanimous_window_of_what_was_drawn_last():
     assert ESC(5).more(seen([0, 0, None, 0, 0])) == 5
     assert ESC(3).more(seen([None, None, None])) == 3
     assert ESC(5).more(seen([0, 0, 0])) == 5  # a wave that the budget made smaller is no window
+
+
+# consensus
+
+
+def test_a_consensus_is_a_share_of_the_weight():
+    assert Consensus(0.75).more(seen([0, 0, 0, 1])) == 0
+    assert Consensus(0.76).more(seen([0, 0, 0, 1])) == 4
+    assert Consensus(0.9).more(seen([0, 1, 1], weights=[9, 0.5, 0.5])) == 0
+    assert Consensus(1).more(seen([0, 0, None])) == 0  # abstentions do not count
+    assert Consensus().more(seen([None, None])) == 4
+    assert Consensus().more(seen([0, 0], weights=[0, 0])) == 4
 
 
 # the exact rule
@@ -203,6 +216,7 @@ def test_a_tally_adds_up_and_the_first_of_equals_leads(votes):
         ("esc:3", "esc_3"),
         ("esc:5,wave=4", "esc_w4"),
         ("exact", "exact"),
+        ("consensus:0.9,wave=16", "consensus_0.9_w16"),
         ("exact, wave=1", "exact_w1"),
         ("accept", "until_1.0"),
         ("accept:0.9", "until_0.9"),
@@ -231,6 +245,7 @@ def test_rules_are_made_by_name(text, name):
         ("beta:nan", "threshold=nan"),
         ("esc:1", "window=1: one sample always agrees with itself"),
         ("beta,wave=0", "wave=0: a wave draws at least 1 sample"),
+        ("consensus:0.5", r"share=0\.5: a consensus is more than half"),
         ("accept:0", r"threshold=0\.0: scores lie in"),
         ("accept:1.5", r"threshold=1\.5: scores lie in"),
         (3, "stop=3: give a rule, or a name"),
@@ -244,4 +259,4 @@ def test_rules_check_their_settings(text, words):
 def test_the_exact_rule_needs_a_largest_weight_and_every_name_makes_a_rule():
     with pytest.raises(ConfigError, match=r"largest=0: the most that a vote can weigh"):
         Exact(largest=0)
-    assert [get_stop_rule(name).name for name in RULES] == ["fixed", "beta", "esc", "exact", "until_1.0"]
+    assert [get_stop_rule(name).name for name in RULES] == ["fixed", "beta", "esc", "exact", "consensus", "until_1.0"]
