@@ -207,6 +207,7 @@ class OpenAIBackend(VLLMBackend):
         return -(-sum(len(text.encode()) for text in texts) // _BYTES_PER_TOKEN)
 
     def remedy(self, message: str, params: SamplingParams) -> str:
+        """What helps against a refusal that names a field, as far as we know."""
         if _UNKNOWN_FIELD.search(message):
             for field, remedy in _REMEDIES:
                 if re.search(rf"\b{field}\b", message):
