@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..base import SamplingParams, Verifier
+from ..errors import ConfigError
 from ..spec import Parts
 from .engine import Ask, Branch, Grown, SearchFields, StepSearch, at_least_one, most_visited
 from .steps import StepEnd
@@ -50,11 +51,14 @@ class Nix:
 class ABMCTS(StepSearch):
     """Spend `samples` step samples where Thompson sampling sends them: a new step here, or deeper.
 
-    samples : step samples in all.
-    batch   : samples that are drawn at once; those in flight count as pseudo-observations (see Nix.pending).
+    samples    : step samples in all.
+    prior_mean : what all beliefs start from (the paper's is 0); None = each branch's own from its score, an even
+                 chance at the root. From 0, going on is hardly tried once a few steps were drawn: their scores count
+                 for drawing more of them, and nothing is known yet of going on.
+    batch      : samples that are drawn at once; those in flight count as pseudo-observations (see Nix.pending).
 
-    At each branch a draw from the belief about new steps (GEN: scores of its own children) is set against one from the
-    belief about going on (CONT: scores of everything below its children). Where going on wins, the child with the
+    At each branch a draw from the belief about new steps (GEN: scores of its own children, and 0 for every sample that
+    said what was there already, since it adds nothing) is set against one from the belief about going on (CONT: scores of everything below its children). Where going on wins, the child with the
     highest draw from its own belief (its score, and all scores below it) is gone to. Going on is possible only to
     children with something left below them. A branch is done once all its children are, and no further step is to be
     expected of it: every one of them was drawn twice or more (the Good-Turing estimate of something new is 0). For
@@ -68,6 +72,7 @@ class ABMCTS(StepSearch):
         *,
         verifier: Verifier,
         samples: int = 96,
+        prior_mean: float | None = None,
         batch: int = 8,
         params: SamplingParams | None = None,
         step_end: StepEnd = "\n",
@@ -76,7 +81,9 @@ class ABMCTS(StepSearch):
         token_budget: int | None = None,
     ) -> None:
         at_least_one(samples=samples, batch=batch)
-        self.samples, self.batch = samples, batch
+        if prior_mean is not None and not 0 <= prior_mean <= 1:
+            raise ConfigError(f"prior_mean={prior_mean!r}: it must lie in [0, 1], as scores do, or be None")
+        self.samples, self.prior_mean, self.batch = samples, prior_mean, batch
         super().__init__(
             verifier=verifier,
             params=params,
@@ -105,9 +112,9 @@ class ABMCTS(StepSearch):
 class _Belief:
     """What is believed at one branch, and how many trials are in flight that will tell more."""
 
-    gen: Nix = dataclasses.field(default_factory=Nix)
-    cont: Nix = dataclasses.field(default_factory=Nix)
-    own: Nix = dataclasses.field(default_factory=Nix)
+    gen: Nix
+    cont: Nix
+    own: Nix
     gen_pending: int = 0
     cont_pending: int = 0
     own_pending: int = 0
@@ -120,9 +127,15 @@ class _Beliefs:
 
     def __init__(self, settings: ABMCTS, root: Branch, rng: random.Random) -> None:
         self.settings, self.root, self.rng = settings, root, rng
-        self.at: dict[Branch, _Belief] = {root: _Belief()}
+        self.at: dict[Branch, _Belief] = {root: self.believed(root)}
         self.drawn = 0
         self.ended = ""
+
+    def believed(self, branch: Branch) -> _Belief:
+        """What is believed before anything was drawn from a branch."""
+        mean = self.settings.prior_mean
+        prior = Nix(branch.worth if mean is None else mean)
+        return _Belief(prior, prior, prior)
 
     def ask(self) -> list[Ask]:
         s = self.settings
@@ -174,10 +187,15 @@ class _Beliefs:
                     self.learn(one.branch, child)
 
     def learn(self, parent: Branch, child: Branch) -> None:
-        """Back one sample up: GEN of its parent, its own belief, and CONT and own beliefs on the way to the root."""
-        score = child.worth
-        self.at[parent].gen = self.at[parent].gen.seen(score)
-        own = self.at.setdefault(child, _Belief())
+        """Back one sample up: GEN of its parent, its own belief, and CONT and own beliefs on the way to the root.
+
+        A step that was there already is told to GEN alone, as worth nothing.
+        """
+        score, new = child.worth, child not in self.at
+        self.at[parent].gen = self.at[parent].gen.seen(score if new else 0.0)
+        own = self.at.setdefault(child, self.believed(child))
+        if not new:
+            return
         own.own = own.own.seen(score)
         for branch in parent.way():
             if branch.parent is not None:
@@ -195,8 +213,14 @@ class ABMCTSSpec(SearchFields, frozen=True, kw_only=True, tag="ab_mcts"):
     """AB-MCTS-A; see ABMCTS for each setting."""
 
     samples: int = 96
+    prior_mean: float | None = None
     batch: int = 8
 
     def build(self, parts: Parts) -> ABMCTS:
         """See StrategyFields."""
-        return ABMCTS(samples=self.samples, batch=self.batch, **self.common(parts, asked_by="AB-MCTS"))
+        return ABMCTS(
+            samples=self.samples,
+            prior_mean=self.prior_mean,
+            batch=self.batch,
+            **self.common(parts, asked_by="AB-MCTS"),
+        )
