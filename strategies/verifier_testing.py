@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from .base import Candidate, Prices, Request, Usage, Verdicts, Verifier
 from .errors import VerifierError
-from .running import judged, most_usage
+from .running import judged, most_usage, reading_prices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ async def it_says_what_it_is(subject: VerifierSubject) -> None:
     assert verifier.name
     assert isinstance(verifier.sound, bool)
     assert hasattr(verifier, "prices"), "a verifier has `prices`: Prices, or None where it reads no tokens"
-    assert verifier.prices is None or isinstance(verifier.prices, Prices)
+    assert isinstance(reading_prices(verifier), Prices | None)
 
 
 async def it_cannot_be_handed_a_reference(subject: VerifierSubject) -> None:
@@ -77,7 +77,7 @@ async def no_candidates_cost_nothing(subject: VerifierSubject) -> None:
 
 async def its_usage_adds_up(subject: VerifierSubject) -> None:
     """What it reads and writes are verifier tokens, priced and counted in calls; `shared` is a part of it."""
-    prices = subject.verifier.prices  # type: ignore[attr-defined]
+    prices = reading_prices(subject.verifier)
     for place in range(len(subject.questions)):
         verdicts = await subject.score(place)
         usage = verdicts.usage

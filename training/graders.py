@@ -7,20 +7,18 @@ a worker process of its own, which is killed when it is late: math-verify's own 
 which fails off the main thread. Such workers live in howhard.strategies.workers.
 """
 
-import importlib
 import math
-import os
-import sys
 from collections.abc import Callable
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from ..strategies.answers import canonical, number
 from ..strategies.errors import InputError, nearest
 from ..strategies.verifiers.checkers import CHECKERS
+from ..strategies.verifiers.function import imported
 from ..strategies.workers import Worker, demand_math_verify
 
 GRADERS = ("exact", "numeric", "math-verify", "regex", "checker")
-"""The names that `get_grader` knows, besides "numeric:TOLERANCE" and "package.module:function"."""
+"""The names that `get_grader` knows, besides "numeric:TOLERANCE", "judge:FILE" and "package.module:function"."""
 
 
 class Grader(Protocol):
@@ -51,6 +49,7 @@ def get_grader(name: str) -> Grader:
     math-verify     both are the same mathematics: fractions, formulas, sets, intervals (math-verify)
     regex           the reference is a regular expression that is found in the answer
     checker         the prompt itself says what is right (howhard.strategies.verifiers.checkers); no reference
+    judge:FILE      a model grades it, as the TOML file says; it may see the reference (howhard.training.judge_grader)
     pkg.mod:func    func(prompt=, text=, answer=, reference=) -> a number in [0, 1], or a bool; it needs no
                     reference unless it has an attribute `needs_reference` that is true
 
@@ -59,6 +58,10 @@ def get_grader(name: str) -> Grader:
     kind, _, rest = name.partition(":")
     if kind == "numeric":
         return Numeric(_tolerance(name, rest) if rest or ":" in name else 1e-6)
+    if kind == "judge":
+        from .judge_grader import JudgeGrader
+
+        return JudgeGrader.of_file(rest)
     if rest:
         return Imported(name)
     simple: dict[str, Callable[[], Grader]] = {
@@ -142,7 +145,7 @@ class Imported(_Plain):
 
     def __init__(self, path: str) -> None:
         self.name = path
-        self._function = _imported(path)
+        self._function = imported(path, what="grader")
         self.needs_reference = bool(getattr(self._function, "needs_reference", False))
 
     def grade(self, prompt: str, text: str, answer: str | None, reference: str | None) -> float:
@@ -209,26 +212,6 @@ def _tolerance(name: str, text: str) -> float:
     if not 0 <= tolerance < math.inf:
         raise InputError(f"grader {name!r}: the tolerance {text!r} must be a number >= 0, as in 'numeric:0.01'")
     return tolerance
-
-
-def _imported(path: str) -> Callable[..., Any]:
-    module_name, _, attribute = path.partition(":")
-    here = os.getcwd()
-    sys.path.insert(0, here)  # a command's own folder is not on the path, and that is where users keep graders
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as exc:
-        raise InputError(
-            f"grader {path!r} cannot be imported: {exc}. Name it 'package.module:function'; modules are "
-            "looked for in the current folder and in the installed packages."
-        ) from exc
-    finally:
-        sys.path.remove(here)
-    if not callable(found):
-        raise InputError(f"grader {path!r} is a {type(found).__name__}: it must be a function")
-    return found
 
 
 def _cut(prompt: str) -> str:

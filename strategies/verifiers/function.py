@@ -61,8 +61,11 @@ class FunctionCheck:
         )
 
 
-def imported(path: str) -> Callable[..., Any]:
-    """Import "package.module:function", also from the current folder. Raises ConfigError where there is none."""
+def imported(path: str, *, what: str = "function") -> Callable[..., Any]:
+    """Import "package.module:function", also from the current folder. Raises ConfigError where there is none.
+
+    what : what messages call it.
+    """
     module, _, attribute = path.partition(":")
     here = os.getcwd()
     sys.path.insert(0, here)  # a command's own folder is not on the path, and that is where users keep functions
@@ -72,13 +75,13 @@ def imported(path: str) -> Callable[..., Any]:
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as exc:
         raise ConfigError(
-            f"function={path!r} cannot be imported: {exc}. Name it 'package.module:function'; modules are looked for "
+            f"{what} {path!r} cannot be imported: {exc}. Name it 'package.module:function'; modules are looked for "
             "in the current folder and in the installed packages."
         ) from exc
     finally:
         sys.path.remove(here)
     if not callable(found):
-        raise ConfigError(f"function={path!r} is a {type(found).__name__}: it must be a function")
+        raise ConfigError(f"{what} {path!r} is a {type(found).__name__}: it must be a function")
     return found
 
 
