@@ -23,6 +23,8 @@ ALSO = {"beam": "tree-search"}
 def parse_arm(text: str, usual: Mapping[str, object] | None = None) -> tuple[str | None, StrategySpec]:
     """Read an arm: "[BACKEND/]KIND [SETTING=VALUE ...]", quoted as in a shell. Returns the backend named, and the spec.
 
+    Stages of a cascade are arms too: "cascade 'stages=self-consistency n=5 if agreement >= 0.8 else large/single'".
+
     usual : settings of those strategies that have them, where the words give no other.
     Raises ConfigError for words that say nothing.
     >>> parse_arm("large/best-of-n n=4")[0]
@@ -77,28 +79,40 @@ def strategy_spec(kind: str, settings: Mapping[str, object], usual: Mapping[str,
             hint = f"; strategies with one: {', '.join(others)}." if others else _guess(name, fields)
             raise ConfigError(f"{kind} has no setting {name!r}{hint} Its settings: {', '.join(fields)}")
     given = {name: value for name, value in (usual or {}).items() if name in in_use} | dict(settings)
+    if "stages" in fields and isinstance(given.get("stages"), str) and not str(given["stages"]).startswith("["):
+        given["stages"] = _stages(str(given["stages"]), usual)
     return spec(**{name: _typed(name, value, fields[name]) for name, value in given.items()})
 
 
 def words_of(spec: StrategySpec) -> str:
     """The words that `parse_arm` reads as this spec: its kind, and what differs from the defaults."""
-    kind = str(type(spec).__struct_config__.tag).replace("_", "-")
-    given = []
-    for field in msgspec.structs.fields(type(spec)):
-        value = getattr(spec, field.name)
-        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-        if value != default:
-            plain = msgspec.to_builtins(value)
-            bare = isinstance(plain, str) and plain.isprintable() and not plain.startswith('"')
-            text = plain if bare else msgspec.json.encode(plain).decode()
-            given.append(shlex.quote(f"{field.name}={text}"))
-    return " ".join([kind, *given])
+    kind: Any = type(spec)
+    given: dict[str, Any] = {}
+    for name in spec.__struct_fields__:
+        if getattr(spec, name) != getattr(kind(**given), name):  # a default may follow from settings before it
+            given[name] = getattr(spec, name)
+    words = [str(kind.__struct_config__.tag).replace("_", "-")]
+    for name, value in given.items():
+        plain = msgspec.to_builtins(value)
+        bare = isinstance(plain, str) and plain.isprintable() and not plain.startswith('"')
+        words.append(shlex.quote(f"{name}={plain if bare else msgspec.json.encode(plain).decode()}"))
+    return " ".join(words)
 
 
 def _guess(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"`, or a full stop where nothing is near: the whole list follows anyway."""
     guess = nearest(word, known)
     return guess if guess.startswith("; did you mean") else "."
+
+
+def _stages(text: str, usual: Mapping[str, object] | None) -> list[dict[str, object]]:
+    """Read "ARM if RULE else ARM if RULE else ARM": each stage's answer is taken if the rule accepts it."""
+    stages: list[dict[str, object]] = []
+    for stage in text.split(" else "):
+        arm, _, rule = stage.partition(" if ")
+        backend, strategy = parse_arm(arm, usual)
+        stages.append({"strategy": msgspec.to_builtins(strategy), "backend": backend, "accept": rule.strip() or None})
+    return stages
 
 
 def _typed(name: str, value: object, kind: Any) -> object:

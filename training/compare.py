@@ -7,6 +7,7 @@ said against the curve of best-of-N, and of votes, over N: interpolated between 
 
 import asyncio
 import hashlib
+import itertools
 import json
 import time
 from collections import Counter
@@ -53,7 +54,7 @@ EVERYWHERE = (
 )
 """The arms of a comparison that names none. A strategy that a server cannot run is left out, and the table says why."""
 
-WITH_INSTRUCTIONS = ("refinement verifier=",)
+WITH_INSTRUCTIONS = ("chain-of-thought", "refinement verifier=")
 """Beside EVERYWHERE for models that follow instructions, which the embedded ones do not."""
 
 WITH_VERIFIER = (
@@ -82,6 +83,13 @@ best-of-N with N = 8 to 32, so that they can be compared with it."""
 # ── what is compared ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
+CASCADE = "cascade 'stages=self-consistency n=4 if agreement >= 0.75 else {}/single'"
+"""Where several backends are compared: from each to the one after it."""
+
+DIALS = ("n", "samples", "thinking_tokens")
+"""Settings that buy quality with tokens: arms that differ in one of them alone are points of one curve."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """An arm of a comparison. `named` by the user: then it must work; a default one is left out where it does not."""
@@ -94,11 +102,6 @@ class Entry:
     def strategy(self) -> StrategySpec:
         """Without its backend."""
         return self.spec.strategy
-
-    @property
-    def n(self) -> int | None:
-        """Samples that it may draw, where that is a setting."""
-        return getattr(self.strategy, "n", None)
 
 
 def entries(
@@ -131,6 +134,8 @@ def entries(
         )
         for name in at.chosen:
             chosen += [(ArmSpec(backend=name, strategy=parse_arm(text, usual)[1]), False) for text in default]
+        for name, after in itertools.pairwise(at.chosen):
+            chosen.append((ArmSpec(backend=name, strategy=parse_arm(CASCADE.format(after), usual)[1]), False))
     for name in {verifier for spec, _ in chosen for verifier in spec.strategy.needs_verifiers}:
         if name not in at.verifiers:
             raise ConfigError(f"no verifier is called {name!r}{nearest(name, at.verifiers)}")
@@ -222,7 +227,7 @@ class Row:
 class Comparison:
     """A whole comparison.
 
-    curves    : of each reference curve its name and the labels of its points, fewest tokens first.
+    curves    : arms that differ in one dial alone: a name, and the labels of its points, fewest tokens first.
     n_prompts : prompts that the figures are of: those that every arm answered with at least one same seed.
     left_out  : label -> why an arm is not in the table.
     incomplete: prompts for which an arm's result is missing.
@@ -569,13 +574,7 @@ class _Analysis:
         return tuple(self._row(i, entry) for i, entry in enumerate(self.arms))
 
     def named_curves(self) -> dict[str, tuple[str, ...]]:
-        used = {
-            against.curve
-            for row in self.rows()
-            for against in (row.over_best_of_n, row.over_vote)
-            if against is not None
-        }
-        return {c.name: tuple(self.arms[i].label for i in c.points) for c in self.curves if c.name in used}
+        return {c.name: tuple(self.arms[i].label for i in c.points) for c in self.curves}
 
     def _interval(self, name: str, arm: int) -> Interval:
         return interval(self.mean[name][arm], self.drawn[name][:, arm])
@@ -630,28 +629,30 @@ class _Analysis:
         return Against(curve=curve.name, difference=interval(found[0], draws))
 
     def _curves(self) -> list["_Curve"]:
-        """Arms that differ in nothing but N, two at least, with the single pass as N = 1.
+        """Arms that differ in nothing but one dial, two at least; where the dial is N, the single pass is N = 1.
 
         The chance of a right answer bends down in log N, so a straight line between two points far apart would lie
         below the curve, and flatter what is compared with it.
         """
         families: dict[str, list[int]] = {}
-        for i, entry in enumerate(self.arms):
-            if entry.n is not None and _sort(entry) is not None:
-                same = msgspec.structs.replace(entry.strategy, n=2)
-                families.setdefault(f"{entry.spec.backend} {words_of(same)}", []).append(i)
+        for dial in DIALS:
+            for i, entry in enumerate(self.arms):
+                if getattr(entry.strategy, dial, None) is not None:
+                    same = {**msgspec.to_builtins(entry.strategy), dial: None}
+                    families.setdefault(json.dumps([dial, entry.spec.backend, same]), []).append(i)
         curves = []
         for members in families.values():
             if len(members) < 2:
                 continue
             members.sort(key=lambda i: self.mean["tokens"][i])
             first = self.arms[members[0]]
-            single = self.singles[first.spec.backend]
+            sort = _sort(first)
+            single = self.singles[first.spec.backend] if sort is not None else None
             points = (*(() if single is None else (single,)), *members)
             curves.append(
                 _Curve(
                     name=" - ".join((self.arms[points[0]].label, self.arms[points[-1]].label)),
-                    sort=_sort(first) or "",
+                    sort=sort,
                     backend=first.spec.backend,
                     verifier=getattr(first.strategy, "verifier", None),
                     points=points,
@@ -663,7 +664,7 @@ class _Analysis:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Curve:
     name: str
-    sort: str
+    sort: str | None
     backend: str
     verifier: str | None
     points: tuple[int, ...]

@@ -122,8 +122,9 @@ def _sentences(c: Comparison) -> list[str]:
             f"p50, p95: seconds of each arm alone, one request at a time after a warm-up, on {c.n_alone} of the "
             "prompts; they had been served before, so a server that caches prompts reads them faster than new ones."
         )
-    if c.curves:
-        names = "; ".join(", ".join(labels) for labels in c.curves.values())
+    rivals = {a.curve for r in c.rows for a in (r.over_best_of_n, r.over_vote) if a is not None}
+    if rivals:
+        names = "; ".join(", ".join(labels) for name, labels in c.curves.items() if name in rivals)
         told.append(
             f"over: accuracy less that of best-of-N (or votes) at EQUAL tokens, interpolated in log tokens between "
             f"{names}, with the same verifier where there is such a curve; `beyond`: it spends more than the largest N "

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from howhard.strategies import BestOfNSpec, TreeSearchSpec
+from howhard.strategies import BestOfNSpec, SelfConsistencySpec, TreeSearchSpec
 from howhard.strategies.catalogue import STRATEGIES
 from howhard.strategies.errors import ConfigError
 from howhard.training.arm_words import KINDS, assignments, parse_arm, strategy_spec, words_of
@@ -44,6 +44,23 @@ def test_words_of_a_spec_read_as_the_same_spec(spec):
     assert parse_arm(words_of(other))[1] == other
 
 
+def test_stages_of_a_cascade_are_arms_with_rules_between_them():
+    words = "cascade 'stages=self-consistency n=5 if agreement >= 0.8 else large/best-of-n n=4'"
+    spec = parse_arm(words, {"verifier": "vote", "max_tokens": 50})[1]
+    first, second = spec.stages
+    assert (first.strategy, first.backend, first.accept) == (
+        SelfConsistencySpec(n=5, max_tokens=50),
+        None,
+        "agreement >= 0.8",
+    )
+    assert (second.strategy, second.backend, second.accept) == (
+        BestOfNSpec(n=4, verifier="vote", max_tokens=50),
+        "large",
+        None,
+    )
+    assert parse_arm(words_of(spec))[1] == spec
+
+
 def test_words_quote_what_a_shell_would_split():
     spec = TreeSearchSpec(step_end=" ;\n")
     assert parse_arm(words_of(spec))[1] == spec
@@ -62,6 +79,8 @@ def test_words_quote_what_a_shell_would_split():
         ("best-of-n n", "'n': write SETTING=VALUE"),
         ("/single", "write BACKEND/STRATEGY"),
         ("", "an arm is empty"),
+        ("cascade 'stages=single if luck else single'", "accept='luck': write 'agreement >= 0.8'"),
+        ("cascade 'stages=singel else single'", "no strategy is called 'singel'; did you mean 'single'?"),
         ("single 'x", "No closing quotation"),
     ],
 )
