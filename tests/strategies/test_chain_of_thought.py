@@ -6,6 +6,7 @@ parser: no reasoning model was at hand, and no figure of one is claimed. The oth
 
 import asyncio
 import pathlib
+import threading
 
 import msgspec
 import pytest
@@ -24,10 +25,9 @@ from howhard.strategies import (
 from howhard.strategies.backends.openai import OpenAIBackend
 from howhard.strategies.backends.vllm import VLLMBackend
 from howhard.strategies.errors import BackendError, ConfigError, InputError
-from howhard.strategies.testing import CONTRACT, FailingOn, ScriptedBackend
+from howhard.strategies.testing import CONTRACT, FailingOn, ScriptedBackend, Subject
 
 from .scripted_server import Scripted, begin, in_thread
-from .test_contract import script, subject
 
 STREAMS = pathlib.Path(__file__).parent / "streams"
 THINK = {"template": None}
@@ -67,9 +67,44 @@ STRATEGIES = [
 ]
 
 
+def script(prompt):
+    return [f"{prompt}\n{i}{i + 1}\nAnswer: {i % 3}" for i in range(7)]
+
+
 @pytest.fixture(params=["scripted", "local"])
 def backend(request):
     return ScriptedBackend(script) if request.param == "scripted" else request.getfixturevalue("local")
+
+
+def subject(strategy, backend):
+    async def served():
+        return backend.served.completion_tokens
+
+    async def running():
+        return backend.running
+
+    if isinstance(backend, ScriptedBackend):
+
+        def pause():
+            backend.held = asyncio.Event()
+
+        def resume():
+            backend.held.set()
+    else:
+        step, going = backend._model.step, threading.Event()
+        going.set()
+        backend._model.step = lambda state, ids: going.wait(30) and step(state, ids)
+        pause, resume = going.clear, going.set
+    prompts = tuple(f"{i} + {i + 1}" for i in range(8))
+    return Subject(
+        strategy=strategy,
+        backend=backend,
+        prompts=prompts,
+        served=served,
+        running=running,
+        pause=pause,
+        resume=resume,
+    )
 
 
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
