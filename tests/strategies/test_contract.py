@@ -14,7 +14,18 @@ from howhard.strategies.spec import Parts
 from howhard.strategies.testing import CONTRACT, ScriptedBackend, Subject
 
 SMALLER = {
+    "ab_mcts": [{"samples": 16, "batch": 4}],
+    "best_first": [{"expansions": 6, "branches": 2}],
     "best_of_n": [{"n": 5}, {"n": 5, "verifier": "vote"}],
+    "dvts": [{"width": 2, "branches": 2}],
+    "mcts": [{"samples": 16, "batch": 4}, {"samples": 8, "batch": 2, "choice": "puct", "value": "rollout"}],
+    "particles": [{"n": 4}, {"n": 4, "entropic": True}],
+    "rebase": [{"n": 4}],
+    "self_consistency": [
+        {"n": 8},
+        {"n": 6, "stop": "beta:0.95"},
+        {"n": 6, "online": True, "warmup": 2, "weights": "confidence,keep=0.9"},
+    ],
     "tree_search": [
         {"width": 2, "branches": 3, "step_tokens": 12, "max_steps": 6},
         {"width": 1, "branches": 4, "step_tokens": 5, "token_budget": 400},
@@ -61,10 +72,14 @@ def script(prompt):
     return [f"{prompt}\n{i}{i + 1}\nAnswer: {i % 3}" for i in range(7)]
 
 
+def sureness(solution):
+    return -0.1 - len(solution) % 7
+
+
 @pytest.fixture(params=["scripted", "local", "local+prm"])
 def backend_and_judge(request):
     if request.param == "scripted":
-        return ScriptedBackend(script), Judge()
+        return ScriptedBackend(script, logprob=sureness, confidences=lambda text: [-sureness(text)]), Judge()
     backend = request.getfixturevalue("local")
     if request.param == "local":
         return backend, Judge()
