@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from ..answers import canonical, extract
 from ..base import Candidate, Prices, Request, Verdicts
+from ..confidence import BySelfCertainty
 from ..errors import ConfigError, VerifierError
 from ..spec import Parts, VerifierFields, demand
 
@@ -63,7 +64,8 @@ class SelfCertainty:
         note = "" if self.vocabulary is not None else f"a proxy of self-certainty, over the {self.top} likeliest tokens"
         if self.power is None:
             return Verdicts(tuple(s / (1 + s) for s in certainty), note=note)
-        return Verdicts(_borda(certainty, candidates, self.power), note=note)
+        weighting = BySelfCertainty(self.power, top=self.top, vocabulary=self.vocabulary)
+        return Verdicts(_shares(weighting.weights([c.generation for c in candidates]), candidates), note=note)
 
     def _certainty(self, candidate: Candidate, place: int) -> float:
         given = candidate.generation.confidences
@@ -84,13 +86,12 @@ class SelfCertainty:
         return max(value, 0.0)
 
 
-def _borda(certainty: Sequence[float], candidates: Sequence[Candidate], power: float) -> tuple[float, ...]:
-    n = len(certainty)
+def _shares(weights: Sequence[float], candidates: Sequence[Candidate]) -> tuple[float, ...]:
+    """The share of all weight that each candidate's answer has."""
     answers = [canonical(extract(c.text) if c.answer is None else c.answer) for c in candidates]
     votes: dict[str, float] = {}
-    # The weights are taken as ((N - r + 1) / N)^p, so that a large power cannot overflow.
-    for rank, place in enumerate(sorted(range(n), key=lambda i: -certainty[i])):
-        votes[answers[place]] = votes.get(answers[place], 0.0) + ((n - rank) / n) ** power
+    for answer, weight in zip(answers, weights, strict=True):
+        votes[answer] = votes.get(answer, 0.0) + weight
     total = math.fsum(votes.values())
     return tuple(votes[answer] / total for answer in answers)
 

@@ -31,6 +31,11 @@ class FirstOf:
             return None
         return Prices(prompt=max(p.prompt for p in known), completion=max(p.completion for p in known))
 
+    @property
+    def confidence_of(self) -> int:
+        """What samples must be drawn with for the most demanding member (see SamplingParams)."""
+        return max(getattr(v, "confidence_of", 0) for v in self.verifiers)
+
     def most_usage(self, request: Request, candidates: Sequence[Candidate]) -> Usage | None:
         """Bound what judging may take by the bounds of all members; None where no member gives one."""
         bounds = [m for v in self.verifiers if (m := most_usage(v, request, candidates)) is not None]
