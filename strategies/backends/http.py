@@ -20,8 +20,12 @@ from ..errors import BackendError, BackendTimeout, BackendUnreachable, ConfigErr
 
 logger = logging.getLogger(__name__)
 
-_TRY_AGAIN = {429, 502, 503}
-_TOO_LONG = re.compile(r"context (length|window)|maximum model length|max_model_len", re.IGNORECASE)
+TRY_AGAIN = frozenset({429, 502, 503})
+"""Answers after which a call may be sent again."""
+
+TOO_LONG = re.compile(r"context (length|window)|maximum model length|max_model_len", re.IGNORECASE)
+"""What a server says of a prompt that does not fit."""
+
 _MOST_BYTES = 64 << 20  # of one answer
 
 
@@ -88,7 +92,7 @@ class JsonServer:
         for attempt in range(self.retries + 1):
             try:
                 return Answer(await self._once(session, path, data, private), attempt + 1)
-            except _TryAgain as failed:
+            except TryAgain as failed:
                 if attempt == self.retries:
                     raise failed.error from failed.__cause__
                 wait = 0.2 * 2**attempt if failed.wait is None else failed.wait
@@ -127,7 +131,7 @@ class JsonServer:
         except aiohttp.ClientPayloadError as exc:
             raise BackendError(f"{where}: the connection broke off in the middle of an answer") from exc
         except aiohttp.ClientConnectionError as exc:  # reset, or closed by the server
-            raise _TryAgain(BackendError(f"{where}: the connection was lost before an answer came")) from exc
+            raise TryAgain(BackendError(f"{where}: the connection was lost before an answer came")) from exc
         except aiohttp.ClientError as exc:  # not chained: it may carry headers, and so the key
             raise BackendError(f"{where}: sent no valid HTTP ({type(exc).__name__})") from None
         try:
@@ -143,7 +147,7 @@ class JsonServer:
             answer = raw[:1000].decode(errors="replace")
         message = error_message(answer)
         told = self._told(message, private)
-        if status == 400 and _TOO_LONG.search(message):
+        if status == 400 and TOO_LONG.search(message):
             return PromptTooLong(f"{where}: a text does not fit the context: {told}")
         if status == 404 and "does not exist" in message:
             return ModelNotServed(f"{where}: {told}")
@@ -155,7 +159,7 @@ class JsonServer:
         if 300 <= status < 400:
             return BackendError(f"{where}: redirects elsewhere ({status}), which is not followed; give the final url")
         error = BackendError(f"{where}: answered {status}: {told}")
-        return _TryAgain(error, retry_after_s(response.headers.get("Retry-After"))) if status in _TRY_AGAIN else error
+        return TryAgain(error, retry_after_s(response.headers.get("Retry-After"))) if status in TRY_AGAIN else error
 
     def _told(self, message: str, private: Sequence[str]) -> str:
         """The server's message, cut to 300 characters; left out where it repeats the key or what was sent."""
@@ -175,15 +179,15 @@ class JsonServer:
         return key
 
 
-class _TryAgain(Exception):
+class TryAgain(Exception):
     """A call failed before any answer came; `wait` is what the server asked for, in s."""
 
     def __init__(self, error: BackendError, wait: float | None = None) -> None:
         self.error, self.wait = error, wait
 
 
-def server_address(url: str) -> str:
-    """Check and normalise a server's address: no trailing slash, no /v1. Raises ConfigError."""
+def checked_url(url: str) -> str:
+    """Check a server's url, and drop its trailing slashes. Raises ConfigError."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"url={url!r}: it must look like http://127.0.0.1:8000 or https://host/path")
@@ -191,7 +195,12 @@ def server_address(url: str) -> str:
         raise ConfigError("url holds a user name or password: put the key into an environment variable, api_key_env")
     if parts.query or parts.fragment:
         raise ConfigError(f"url={url!r}: it must not have a query or a fragment")
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+    return url.rstrip("/")
+
+
+def server_address(url: str) -> str:
+    """As `checked_url`, without a trailing /v1."""
+    return checked_url(url).removesuffix("/v1").rstrip("/")
 
 
 def error_message(answer: object) -> str:

@@ -23,7 +23,8 @@ import msgspec
 
 from ..base import Message, Prefix, SamplingParams
 from ..errors import BackendError, ConfigError, ModelNotServed
-from .vllm import VLLMBackend, _Call, _server
+from .http import checked_url
+from .vllm import VLLMBackend, _Call
 
 Continues = Literal["final_message", "prefix", "last_message"]
 
@@ -106,7 +107,7 @@ class OpenAIBackend(VLLMBackend):
         self._usage_told = usage_told
 
     def _address(self, url: str) -> str:
-        checked = _server(url)
+        checked = checked_url(url)
         return checked if urllib.parse.urlsplit(checked).path.strip("/") else f"{checked}/v1"
 
     @property

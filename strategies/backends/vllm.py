@@ -8,7 +8,8 @@ and the prefix cache hits.
 
 The spending is what the server reports, seen as it streams (`continuous_usage_stats`), so a call that is cut
 off is booked too. Two residues stay and are stated, not hidden: tokens that the server drew between its last
-chunk and the moment when it saw the connection close, and the prompt of a call closed before its first chunk.
+chunk and the moment when it saw the connection close (up to a chunk of 16 for each sample of a shared call), and
+the prompt of a call closed before its first chunk.
 
 Nothing here retries quietly: a call is sent again only if no byte of an answer came, it is logged and it
 counts in `Usage.calls`. Neither prompts nor the API key go into logs, messages or reprs. What vLLM 0.32.0
@@ -27,7 +28,6 @@ import math
 import os
 import re
 import time
-import urllib.parse
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,12 +57,11 @@ from ..errors import (
     ModelNotServed,
     PromptTooLong,
 )
+from .http import TOO_LONG, TRY_AGAIN, TryAgain, checked_url, error_message, repeats, retry_after_s
 from .sse import EventDecoder, EventTooLong
 
 logger = logging.getLogger(__name__)
 
-_TRY_AGAIN = {429, 502, 503}
-_TOO_LONG = re.compile(r"context (length|window)|maximum model length|max_model_len", re.IGNORECASE)
 _METRICS = {
     "running": ("num_requests_running",),
     "waiting": ("num_requests_waiting",),
@@ -151,6 +150,7 @@ _ADVICE = {
     "metrics": "no counters at /metrics: the accounting cannot be checked against the server's",
 }
 
+_INTERVAL = 16  # tokens of one event of a call that several samples share
 _MOST_LOGPROBS = 20  # vLLM's --max-logprobs where nothing else is said
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
@@ -254,7 +254,7 @@ class _Call:
         except msgspec.MsgspecError:
             raise BackendError(f"{self._where}: sent something that is not a piece of an answer") from None
         if chunk.error is not None:
-            remedy = self.backend.remedy(_message(chunk.error), self.params)
+            remedy = self.backend.remedy(error_message(chunk.error), self.params)
             raise BackendError(f"{self._where}: {self.backend.told(chunk.error, self.prefix)}{remedy}")
         if chunk.prompt_token_ids is not None:
             self.prompt_ids = tuple(chunk.prompt_token_ids)
@@ -410,13 +410,6 @@ class Capabilities:
     advice: tuple[str, ...] = ()
 
 
-class _TryAgain(Exception):
-    """A call failed before any byte of an answer came; `wait` is what the server asked for, in s."""
-
-    def __init__(self, error: BackendError, wait: float | None = None) -> None:
-        self.error, self.wait = error, wait
-
-
 @dataclass(eq=False)
 class _LoopState:
     """What belongs to one running event loop: connections cannot be carried from one to another."""
@@ -513,7 +506,7 @@ class VLLMBackend:
     longer_context = "serve the model with a larger --max-model-len"
 
     def _address(self, url: str) -> str:
-        return _server(url).removesuffix("/v1").rstrip("/")
+        return checked_url(url).removesuffix("/v1").rstrip("/")
 
     def _check_call(self, prefixes: Sequence[Prefix], params: SamplingParams) -> None:
         """Raise InputError for what this server is known not to do."""
@@ -540,6 +533,8 @@ class VLLMBackend:
             "return_token_ids": True,
             "request_id": call.request_id,
         }
+        if call.n > 1:  # samples that nobody watches or stops one by one need no event per token
+            body.setdefault("stream_interval", _INTERVAL)
         if p.seed is not None:
             body["seed"] = p.seed
         if p.stop:
@@ -626,7 +621,7 @@ class VLLMBackend:
                 with self._translated(call.request_id):
                     await self._stream(call, state, self.base_path + path, data)
                 return
-            except _TryAgain as failed:
+            except TryAgain as failed:
                 if call.answered or attempt == self._retries:
                     raise failed.error from failed.__cause__
                 wait = 0.2 * 2**attempt if failed.wait is None else failed.wait
@@ -666,7 +661,7 @@ class VLLMBackend:
                 response.close()  # releasing would read on; closing is what stops the server
                 raise
 
-    async def _refused(self, response: aiohttp.ClientResponse, call: _Call) -> HowhardError | _TryAgain:
+    async def _refused(self, response: aiohttp.ClientResponse, call: _Call) -> HowhardError | TryAgain:
         try:
             text = (await response.content.read(1 << 16)).decode(errors="replace")
         except (aiohttp.ClientError, TimeoutError, OSError):
@@ -676,9 +671,9 @@ class VLLMBackend:
         except ValueError:
             answer = text
         status, where = response.status, f"{self.name} ({self.url}), request {call.request_id}"
-        message = _message(answer)
+        message = error_message(answer)
         told = self.told(answer, call.prefix)
-        if status == 400 and _TOO_LONG.search(message):
+        if status == 400 and TOO_LONG.search(message):
             return PromptTooLong(
                 f"{where}: the prompt does not fit the context of {self.context or 'unknown'} tokens: {told} "
                 f"Shorten it, or {self.longer_context}"
@@ -690,7 +685,7 @@ class VLLMBackend:
         if 300 <= status < 400:
             return BackendError(f"{where}: redirects elsewhere ({status}), which is not followed; give the final url")
         error = BackendError(f"{where}: answered {status}: {told}{self.remedy(message, call.params)}")
-        return _TryAgain(error, _seconds(response.headers.get("Retry-After"))) if status in _TRY_AGAIN else error
+        return TryAgain(error, retry_after_s(response.headers.get("Retry-After"))) if status in TRY_AGAIN else error
 
     def remedy(self, message: str, params: SamplingParams) -> str:
         """What helps against a refusal of what was asked for, as far as we know."""
@@ -713,11 +708,11 @@ class VLLMBackend:
         except aiohttp.ClientConnectorError as exc:
             raise BackendUnreachable(f"{where}: cannot be reached ({exc}); is it up?") from exc
         except aiohttp.ServerDisconnectedError as exc:
-            raise _TryAgain(BackendError(f"{where}: closed the connection before it answered")) from exc
+            raise TryAgain(BackendError(f"{where}: closed the connection before it answered")) from exc
         except aiohttp.ClientPayloadError as exc:
             raise BackendError(f"{where}: the connection broke off in the middle of an answer") from exc
         except aiohttp.ClientConnectionError as exc:  # reset, or closed by the server just as we wrote
-            raise _TryAgain(BackendError(f"{where}: the connection was lost ({exc})")) from exc
+            raise TryAgain(BackendError(f"{where}: the connection was lost ({exc})")) from exc
         except EventTooLong as exc:
             raise BackendError(f"{where}: sent {exc}, which is no answer of a language model") from exc
         except aiohttp.ClientError as exc:
@@ -883,7 +878,7 @@ class VLLMBackend:
                         if response.status != 200:
                             raise BackendError(f"{self.name} ({self.url}): {path} answered {response.status}")
                         return await response.content.read()
-            except _TryAgain as failed:
+            except TryAgain as failed:
                 if attempt:
                     raise failed.error from failed.__cause__
         raise AssertionError("unreachable")
@@ -905,12 +900,12 @@ class VLLMBackend:
 
     def told(self, answer: object, prefix: Prefix) -> str:
         """The server's error message, cut to 300 characters; left out where it holds prompt or key."""
-        message = _message(answer)
+        message = error_message(answer)
         key = os.environ.get(self._key_env or "")
         if key and key in message:
             return "(the server's message repeats the API key and is left out)"
         for text in (*(m.content for m in prefix.messages), prefix.answer):
-            if _overlap(message, text):
+            if repeats(message, text):
                 return "(the server's message repeats the prompt and is left out)"
         return message[:300] or "(no message)"
 
@@ -976,18 +971,6 @@ OUR_FIELDS = {
 _CONVERSATION = (("user", "one"), ("assistant", "two"), ("user", "three"))
 
 
-def _server(url: str) -> str:
-    """Check a server's address; it loses trailing slashes."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"url={url!r}: it must look like http://127.0.0.1:8000 or https://host/path")
-    if parts.username or parts.password:
-        raise ConfigError("url holds a user name or password: put the key into an environment variable, api_key_env")
-    if parts.query or parts.fragment:
-        raise ConfigError(f"url={url!r}: it must not have a query or a fragment")
-    return url.rstrip("/")
-
-
 def _ended(call: _Call, state: _LoopState, task: asyncio.Task[None]) -> None:
     """A call's task is over: by itself, cancelled (perhaps before its first step), or by our mistake."""
     state.calls.discard(call)
@@ -1004,30 +987,3 @@ def _confidences(logprobs: _Logprobs, k: int) -> list[float | None]:
     listed = [[top.logprob for top in token.top_logprobs or ()] for token in logprobs.content or ()]
     listed += [list((top or {}).values()) for top in logprobs.top_logprobs or ()]
     return [-sum(heapq.nlargest(k, values)) / k if len(values) >= k else None for values in listed]
-
-
-def _message(answer: object) -> str:
-    """The message of an error answer: under "error", "message" or "detail", nested or not, or plain."""
-    if isinstance(answer, Mapping):
-        for key in ("error", "message", "detail"):
-            if key in answer:
-                return _message(answer[key])
-        return ""
-    return " ".join(str(answer).split()) if answer is not None else ""
-
-
-def _overlap(message: str, text: str, width: int = 24) -> bool:
-    """Whether the message repeats `width` characters of the text, or all of a shorter text as words."""
-    text = " ".join(text.split())
-    if len(text) < width:
-        return bool(text) and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", message) is not None
-    return any(message[i : i + width] in text for i in range(len(message) - width + 1))
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """A Retry-After header in seconds, at most a minute; dates and nonsense are passed over."""
-    try:
-        seconds = float(retry_after or "")
-    except ValueError:
-        return None
-    return min(max(seconds, 0.0), 60.0) if math.isfinite(seconds) else None
