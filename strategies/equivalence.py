@@ -380,7 +380,7 @@ class _Pool:
     """Two workers; whoever asks takes the idle one, or waits for a turn."""
 
     def __init__(self, timeout: float) -> None:
-        self._idle = [Worker(timeout), Worker(timeout)]
+        self._idle = [Worker(timeout, mathematics=True) for _ in range(2)]
         self._free = threading.Semaphore(len(self._idle))
         self._lock = threading.Lock()
 

@@ -34,10 +34,13 @@ class Worker:
 
     A plain subprocess, not multiprocessing: spawn would run the user's main script again. Threads take turns. It
     starts with the first question, and ends with this process at the latest.
+
+    timeout     : seconds for one question.
+    mathematics : whether it loads math-verify, for the tasks that need it.
     """
 
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
+    def __init__(self, timeout: float, *, mathematics: bool) -> None:
+        self._timeout, self._mathematics = timeout, mathematics
         self._process: subprocess.Popen[bytes] | None = None
         self._turn = threading.Lock()
 
@@ -65,7 +68,7 @@ class Worker:
     def _start(self) -> subprocess.Popen[bytes]:
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
-            f"serve({int(self._timeout) + _GRACE}, {_MEMORY})"
+            f"serve({int(self._timeout) + _GRACE}, {_MEMORY}, {self._mathematics})"
         )
         process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._process = process
@@ -105,7 +108,7 @@ def _read_line(process: subprocess.Popen[bytes], timeout: float) -> bytes | None
 # ── the worker's side ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def serve(seconds: int, memory: int) -> None:
+def serve(seconds: int, memory: int, mathematics: bool) -> None:
     """Read questions until the pipe closes. For the worker process, which it changes for good.
 
     A question: {"task": "math-verify" | "same-mathematics" | "regex", "answer": ..., "reference": ...}.
@@ -125,7 +128,7 @@ def serve(seconds: int, memory: int) -> None:
         except re.error as exc:
             raise ValueError(f"not a regular expression: {exc}") from exc
 
-    tasks = {"regex": found} | _mathematics()
+    tasks = {"regex": found} | (_mathematics() if mathematics else {})
     print(json.dumps({"ready": True}), file=replies, flush=True)
     for line in sys.stdin:
         question = json.loads(line)
@@ -141,8 +144,6 @@ def serve(seconds: int, memory: int) -> None:
 
 
 def _mathematics() -> dict[str, Any]:
-    if importlib.util.find_spec("math_verify") is None:
-        return {}
     import functools
     import logging
 

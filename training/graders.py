@@ -164,7 +164,7 @@ class _InWorker(_Plain):
     task: str
 
     def __init__(self, *, timeout: float = 5.0) -> None:
-        self._worker = Worker(timeout)
+        self._worker = Worker(timeout, mathematics=self.task == "math-verify")
 
     def _judge(self, prompt: str, text: str, answer: str, reference: str) -> float:
         reply = self._worker.ask({"task": self.task, "answer": answer, "reference": reference})

@@ -11,7 +11,15 @@ from howhard.strategies.confidence import ByConfidence
 from howhard.strategies.equivalence import Canonical
 from howhard.strategies.errors import BackendError, ConfigError, InputError
 from howhard.strategies.stopping import Beta, Exact
-from howhard.strategies.testing import CONTRACT, FailingOn, ScriptedBackend, Subject
+from howhard.strategies.testing import (
+    CONTRACT,
+    FailingOn,
+    ScriptedBackend,
+    Subject,
+    a_token_budget_holds,
+    the_trace_tells_every_candidate,
+    usage_is_what_the_backend_served,
+)
 
 PARAMS = SamplingParams(max_tokens=60, seed=0)
 
@@ -317,12 +325,12 @@ def subject(strategy, on, **kwargs):
     return Subject(strategy=strategy, backend=on, prompts=prompts, served=served, running=running, **kwargs)
 
 
-@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
-def test_the_contract_holds_for_the_online_stop_on_an_embedded_model(check, local):
-    """When a stop arrives varies, and with it the usage; unbraked, a run may end before it is cancelled."""
-    if check.__name__ != "a_cancelled_run_leaves_no_sample_behind":
-        strategy = SelfConsistency(8, params=PARAMS.but(max_tokens=40), **ONLINE)
-        asyncio.run(check(subject(strategy, local, same_seed=False, independent=False)))
+@pytest.mark.parametrize(
+    "check", [usage_is_what_the_backend_served, a_token_budget_holds, the_trace_tells_every_candidate]
+)
+def test_the_online_stop_keeps_the_books_on_an_embedded_model(check, local):
+    strategy = SelfConsistency(8, params=PARAMS.but(max_tokens=40), **ONLINE)
+    asyncio.run(check(subject(strategy, local)))
 
 
 @pytest.mark.parametrize("weights", ["logprob", "self_certainty:2", "confidence:bottom,keep=0.9"])

@@ -79,7 +79,7 @@ def test_the_warning_names_the_optimum_and_what_passing_it_costs():
     assert check_n(1, errors) is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.floats(0.3, 20), st.floats(0.3, 20), st.integers(0, 30))
 def test_the_quadrature_has_the_moments_of_the_beta_distribution(a, b, power):
     exact = math.exp(math.lgamma(a + power) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(a + b + power))
