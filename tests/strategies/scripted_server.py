@@ -98,14 +98,33 @@ class Scripted:
         self.asked = await request.json()
         return web.Response(status=404) if self.tokens is None else web.json_response({"tokens": self.tokens})
 
-    def app(self):
+
+class Running:
+    """One real HTTP server for many scripts, one after another: each `fresh` one answers from then on."""
+
+    def __init__(self):
+        self.current = Scripted()
         app = web.Application()
-        app.router.add_get("/metrics", self.tell)
-        app.router.add_post("/v1/chat/completions", self.generate)
-        app.router.add_post("/v1/completions", self.generate)
-        app.router.add_post("/tokenize", self.tokenize)
-        app.router.add_get("/v1/models", self.list_models)
-        return app
+        for method, path, name in (
+            ("GET", "/metrics", "tell"),
+            ("POST", "/v1/chat/completions", "generate"),
+            ("POST", "/v1/completions", "generate"),
+            ("GET", "/v1/models", "list_models"),
+            ("POST", "/tokenize", "tokenize"),
+        ):
+            app.router.add_route(method, path, self.handler(name))
+        self.port, self.stop = in_thread(app)
+
+    def handler(self, name):
+        async def handle(request):
+            return await getattr(self.current, name)(request)
+
+        return handle
+
+    def fresh(self):
+        self.current = Scripted()
+        self.current.url = f"http://127.0.0.1:{self.port}"
+        return self.current
 
 
 def in_thread(app, ssl_context=None):

@@ -27,7 +27,7 @@ from howhard.strategies.backends.vllm import VLLMBackend
 from howhard.strategies.errors import BackendError, ConfigError, InputError
 from howhard.strategies.testing import CONTRACT, FailingOn, ScriptedBackend, Subject
 
-from .scripted_server import Scripted, begin, in_thread
+from .scripted_server import Running, begin
 
 STREAMS = pathlib.Path(__file__).parent / "streams"
 THINK = {"template": None}
@@ -313,19 +313,14 @@ async def draw_all(backend, strategy):
 
 @pytest.fixture(scope="module")
 def running():
-    server = Scripted()
-    port, stop = in_thread(server.app())
-    server.url = f"http://127.0.0.1:{port}"
-    yield server
-    stop()
+    running = Running()
+    yield running
+    running.stop()
 
 
 @pytest.fixture
 def server(running):
-    running.bodies.clear()
-    running.paths.clear()
-    running.tokens = None
-    return running
+    return running.fresh()
 
 
 def replay(name):

@@ -16,7 +16,7 @@ from howhard.strategies.backends.openai import OpenAIBackend
 from howhard.strategies.backends.vllm import _Drawn
 from howhard.strategies.errors import BackendError, ConfigError, ModelNotServed
 
-from .scripted_server import Scripted, begin, events, hang_up, in_thread, piece, sse, status, total
+from .scripted_server import Running, begin, events, hang_up, piece, sse, status, total
 
 USER = (Message("user", "What is 3 + 4?"),)
 STANDARD = {
@@ -39,29 +39,26 @@ CHATML = {"user": "<|user|>{content}<|end|>", "answer": "<|assistant|>"}
 
 @pytest.fixture(scope="module")
 def running():
-    scripted = Scripted()
-    port, stop = in_thread(scripted.app())
-    scripted.url = f"http://127.0.0.1:{port}"
-    yield scripted
-    stop()
+    running = Running()
+    yield running
+    running.stop()
 
 
 @pytest.fixture
 def server(running):
     """A strict one: a field that the protocol doesn't have is refused, as some servers do."""
-    running.bodies.clear()
-    running.paths.clear()
-    running.models = [{"id": "m"}]
-    running.answer = [events(piece(text="7", usage=False, finish="stop"), total(1))]
+    server = running.fresh()
+    server.models = [{"id": "m"}]
+    server.answer = [events(piece(text="7", usage=False, finish="stop"), total(1))]
 
     async def strict(request):
-        unknown = running.bodies[-1].keys() - STANDARD
+        unknown = server.bodies[-1].keys() - STANDARD
         if unknown:
             return web.json_response({"error": {"message": f"unknown field {min(unknown)!r}"}}, status=400)
-        return await running.answer[min(len(running.bodies), len(running.answer)) - 1](request)
+        return await server.answer[min(len(server.bodies), len(server.answer)) - 1](request)
 
-    running.script = [strict]
-    return running
+    server.script = [strict]
+    return server
 
 
 def backend(server, **settings):
@@ -208,7 +205,6 @@ async def slow(*texts, request, server):
 @pytest.mark.parametrize(("keep", "text"), [(True, "one\n\n"), (False, "one")])
 def test_a_stop_string_over_two_pieces_ends_the_sample_and_closes_its_call(server, keep, text):
     server.answer = [lambda request: slow("on", "e\n", "\ntwo", request=request, server=server)]
-    server.left.clear()
     params = SamplingParams(stop=("\n\n",), keep_stop=keep, max_tokens=50)
     (sample,), usage = draw(server, params=params)
     assert (sample.text, sample.stop_text, sample.finish_reason) == (text, "\n\n", "stop")
@@ -241,7 +237,7 @@ def test_a_server_that_tells_its_stop_string_is_sent_them(server, field):
 STOPS = st.lists(st.text("ab\n", min_size=1, max_size=3), min_size=1, max_size=3)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(st.lists(st.text("ab\n", max_size=4), max_size=6), STOPS, st.booleans())
 def test_where_a_sample_is_cut_does_not_hang_on_how_it_came(pieces, stops, keep):
     def cut(pieces):
@@ -373,9 +369,9 @@ def test_a_probe_of_a_server_that_hangs_up_raises_nothing(server):
         ({"timeout_s": 0}, "timeout_s=0"),
     ],
 )
-def test_a_wrong_setting_is_refused_when_the_backend_is_made(running, settings, words):
+def test_a_wrong_setting_is_refused_when_the_backend_is_made(server, settings, words):
     with pytest.raises(ConfigError, match=words):
-        backend(running, **settings)
+        backend(server, **settings)
 
 
 def test_a_spec_opens_it_with_every_setting():

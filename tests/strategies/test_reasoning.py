@@ -48,7 +48,7 @@ def streamed(pieces, markers, stated, complete):
     return together, (splitter.reasoning, splitter.text)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(TEXTS, st.sampled_from(MARKERS), st.booleans(), st.booleans(), st.lists(st.integers(0, 60), max_size=8))
 @example("<think>a</think>\n\nb", MARKERS[0], False, True, [3, 9, 10, 16, 18])
 @example(" \n<think>a", MARKERS[0], False, True, [1, 2, 5])
@@ -61,7 +61,7 @@ def test_any_split_of_a_text_gives_the_same_pieces_together_and_the_same_end(tex
         assert together == at_end == whole
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(TEXTS, st.sampled_from(MARKERS))
 def test_the_split_is_what_a_look_at_the_whole_text_says(text, markers):
     begun = text.lstrip()
@@ -75,7 +75,7 @@ def test_the_split_is_what_a_look_at_the_whole_text_says(text, markers):
     assert split(text, markers) == (inside, rest.lstrip() if closed else "")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(TEXTS)
 def test_a_stated_answer_is_the_one_that_is_read_out_of_the_whole_text(text):
     reasoning, answer = split(text, Markers(start="~~", end="~~~"), stated=True)

@@ -31,7 +31,7 @@ from howhard.strategies.errors import (
     PromptTooLong,
 )
 
-from .scripted_server import OK, Scripted, begin, events, hang_up, in_thread, piece, sse, status, total
+from .scripted_server import OK, Running, begin, events, hang_up, in_thread, piece, sse, status, total
 
 PROMPT = "What is the secret of my very private prompt, please?"
 KEY = "sk-never-to-be-seen"
@@ -40,14 +40,18 @@ KEY = "sk-never-to-be-seen"
 BOTH = pytest.mark.parametrize("server", [VLLMBackend, OpenAIBackend], ids=["vllm", "openai"], indirect=True)
 
 
+@pytest.fixture(scope="module")
+def running():
+    running = Running()
+    yield running
+    running.stop()
+
+
 @pytest.fixture
-def server(request):
-    scripted = Scripted()
+def server(running, request):
+    scripted = running.fresh()
     scripted.backend = getattr(request, "param", VLLMBackend)
-    port, stop = in_thread(scripted.app())
-    scripted.url = f"http://127.0.0.1:{port}"
-    yield scripted
-    stop()
+    return scripted
 
 
 def backend(server, **settings):
@@ -305,7 +309,6 @@ def test_a_stream_that_stalls_times_out_and_keeps_what_was_drawn(server):
     assert server.left.wait(10)
 
 
-@BOTH
 def test_a_slow_answer_is_not_cut_as_long_as_pieces_come(server):
     async def answer(request):
         response = await begin(request)
