@@ -38,11 +38,12 @@ from .base import (
     as_messages,
 )
 from .best_of_n import BestOfN, BestOfNSpec
-from .cascade import Cascade, CascadeSpec, Hedge, Stage, StageSpec
+from .cascade import Cascade, CascadeSpec, Stage, StageSpec
 from .catalogue import StrategySpec, VerifierSpec
 from .chain_of_thought import ChainOfThought, ChainOfThoughtSpec, ThoughtStream
 from .confidence import Weighting, get_weighting
 from .equivalence import Equivalence, get_equivalence
+from .hedging import Hedge
 from .reasoning import Markers, Splitter
 from .refinement import Refinement, RefinementSpec
 from .search.ab_mcts import ABMCTS, ABMCTSSpec

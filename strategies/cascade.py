@@ -2,7 +2,7 @@
 
 Each stage is a strategy, on a backend of its own if need be; a rule (`acceptance.py`) says whether its answer is taken
 or the next stage begins. In sequence, or hedged: where the first stage takes long, the second one starts beside it,
-and what is taken first stops the other ("The tail at scale", Dean and Barroso 2013).
+and what is taken first stops the other.
 Sources: FrugalGPT (Chen et al. 2023, 2305.05176); agreement of samples (Yue et al. 2023, 2310.03094).
 """
 
@@ -10,8 +10,6 @@ import asyncio
 import copy
 import itertools
 import logging
-import math
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +28,8 @@ from .base import (
     Trace,
     Usage,
 )
-from .errors import BackendError, ConfigError, HowhardError, InputError, PromptTooLong
+from .errors import BackendError, ConfigError, HowhardError, InputError, PromptTooLong, nearest
+from .hedging import Hedge
 from .running import Run
 from .spec import Parts, SpecError, StrategyFields
 
@@ -62,53 +61,6 @@ class Stage:
     def name(self) -> str:
         """For instance "sc_5", "best_of_8_on_large"."""
         return self.strategy.name if self.backend is None else f"{self.strategy.name}_on_{self.backend.name}"
-
-
-class Hedge:
-    """When the second stage starts although the first is still running.
-
-    after_s  : so many seconds after the first began.
-    quantile : in (0, 1): after this quantile of the seconds that the first stage took so far. Before `warmup` first
-               stages have ended it is `after_s`, and where that is None nothing is hedged.
-    window   : how many of the latest count.
-
-    A first stage that was stopped counts with the seconds until then, a lower bound. What it remembers are times
-    alone, of all requests of one cascade; nothing of a request.
-    """
-
-    def __init__(
-        self, after_s: float | None = None, *, quantile: float | None = None, warmup: int = 20, window: int = 500
-    ) -> None:
-        if after_s is None and quantile is None:
-            raise ConfigError("a hedge needs after_s, or quantile, or both")
-        if after_s is not None and not (math.isfinite(after_s) and after_s >= 0):
-            raise ConfigError(f"after_s={after_s!r}: the second stage starts after a finite number of seconds >= 0")
-        if quantile is not None and not 0 < quantile < 1:
-            raise ConfigError(f"quantile={quantile!r}: it lies between 0 and 1, as in 0.95")
-        if not 1 <= warmup <= window:
-            raise ConfigError(f"warmup={warmup!r}: at least 1 time, and no more than window={window!r} are remembered")
-        self.after_s, self.quantile, self.warmup = after_s, quantile, warmup
-        self._took: deque[float] = deque(maxlen=window)
-
-    def __repr__(self) -> str:
-        return f"Hedge(after_s={self.after_s!r}, quantile={self.quantile!r})"
-
-    @property
-    def name(self) -> str:
-        """For instance "hedged_2s", "hedged_q0.95"."""
-        return f"hedged_{self.after_s:g}s" if self.quantile is None else f"hedged_q{self.quantile:g}"
-
-    def saw(self, seconds: float) -> None:
-        """A first stage took so long."""
-        self._took.append(seconds)
-
-    def seconds(self) -> float | None:
-        """How long the first stage may run alone; None = to its end. The quantile is the smallest time that so large
-        a share did not exceed.
-        """
-        if self.quantile is None or len(self._took) < self.warmup:
-            return self.after_s
-        return sorted(self._took)[math.ceil(self.quantile * len(self._took)) - 1]
 
 
 class Cascade(Bindable):
@@ -455,17 +407,25 @@ class CascadeSpec(StrategyFields, frozen=True, kw_only=True, tag="cascade"):
         super().__post_init__()
 
     def _strategy(self, place: int, stage: StageSpec) -> StrategyFields:
-        from .catalogue import StrategySpec  # which imports this module
+        from .catalogue import STRATEGIES  # which imports this module
 
-        if isinstance(stage.strategy, StrategyFields):
-            return stage.strategy
-        if not isinstance(stage.strategy, Mapping):
-            raise SpecError(f"stages[{place}].strategy={stage.strategy!r}: give a table with a 'kind'")
+        where, given = f"stages[{place}].strategy", stage.strategy
+        if isinstance(given, StrategyFields):
+            return given
+        if not isinstance(given, Mapping) or "kind" not in given:
+            raise SpecError(f"{where}={given!r}: give a table with a 'kind'")
+        kinds = {str(kind.__struct_config__.tag): kind for kind in STRATEGIES}
+        kind = kinds.get(str(given["kind"]))
+        if kind is None:
+            raise SpecError(f"{where}.kind={given['kind']!r}: no strategy has it{nearest(str(given['kind']), kinds)}")
+        for name in given:
+            if name != "kind" and name not in kind.__struct_fields__:
+                raise SpecError(f"{where}: {given['kind']!r} has no {name!r}{nearest(name, kind.__struct_fields__)}")
         shared = {name: getattr(self, name) for name in StrategyFields.__struct_fields__}
         try:
-            return msgspec.convert({**shared, **stage.strategy}, StrategySpec)
+            return msgspec.convert({**shared, **given}, kind)
         except msgspec.ValidationError as exc:
-            raise SpecError(f"stages[{place}].strategy: {exc}") from exc
+            raise SpecError(f"{where}: {exc}") from exc
 
     def build(self, parts: Parts) -> Cascade:
         """See StrategyFields."""

@@ -20,9 +20,10 @@ from howhard.strategies import (
     Vote,
 )
 from howhard.strategies.acceptance import Agreement, MeanLogprob, VerifierScore, get_acceptance
-from howhard.strategies.cascade import Cascade, CascadeSpec, Hedge, Stage, StageSpec
+from howhard.strategies.cascade import Cascade, CascadeSpec, Stage, StageSpec
 from howhard.strategies.catalogue import StrategySpec
 from howhard.strategies.errors import BackendError, BackendTimeout, ConfigError, InputError, VerifierError
+from howhard.strategies.hedging import Hedge
 from howhard.strategies.spec import Parts
 from howhard.strategies.testing import CONTRACT, FailingOn, ScriptedBackend, Subject
 
@@ -471,8 +472,13 @@ def test_its_spec_survives_a_trip_through_json_and_names_what_it_needs():
 @pytest.mark.parametrize(
     ("stage", "words"),
     [
-        ({"strategy": {"kind": "singel"}}, r"stages\[0\]\.strategy: .*singel"),
-        ({"strategy": {"kind": "single", "n": 3}}, r"stages\[0\]\.strategy: .*unknown field .n"),
+        ({"strategy": {"kind": "singel"}}, r"stages\[0\]\.strategy\.kind='singel'.*did you mean 'single'"),
+        ({"strategy": {"n": 3}}, r"stages\[0\]\.strategy=.*give a table with a 'kind'"),
+        ({"strategy": {"kind": "single", "top_p": "all"}}, r"stages\[0\]\.strategy: Expected .float."),
+        (
+            {"strategy": {"kind": "best_of_n", "nn": 3}},
+            r"stages\[0\].strategy: 'best_of_n' has no 'nn'; did you mean 'n'",
+        ),
         ({"strategy": {"kind": "best_of_n", "n": 0}}, r"stages\[0\]\.strategy: n=0"),
         ({"strategy": "single"}, r"stages\[0\]\.strategy='single': give a table"),
         ({"strategy": {"kind": "single"}, "accept": "luck >= 1"}, r"stages\[0\]: accept='luck >= 1'"),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from howhard.strategies import Budget, Message, Prices, Request, SamplingParams, Usage, Verdicts
+from howhard.strategies import Budget, Message, Prices, RegexCheck, Request, SamplingParams, Usage, Verdicts
 from howhard.strategies.errors import BackendError, ConfigError
 from howhard.strategies.refinement import SATISFIED, Refinement, RefinementSpec
 from howhard.strategies.testing import CONTRACT, ScriptedBackend, Subject
@@ -74,6 +74,14 @@ def test_the_verifiers_words_are_fed_back_in_a_chat_until_it_proves_an_answer():
     assert [m.role for m in fix] == ["user", "assistant", "user"]
     assert fix[1] == Message("assistant", "5")
     assert "test 1 failed: 2 + 2 is not 5" in fix[2].content
+
+
+def test_a_check_of_form_that_says_what_is_wrong_is_obeyed():
+    chat = Chat("The year was 1969.", "1969")
+    result = chat.run(refine(RegexCheck(r"^\d{4}$", name="year")), "When was the moon landing? Answer as YYYY.")
+    assert result.text == "1969"
+    assert r"does not match" in chat.asked[1][2].content
+    assert "'year' gave 1, which is good enough, after 1 round" in result.stopped_because
 
 
 def test_where_the_verifier_has_no_words_the_model_is_asked_for_them():
