@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from howhard.strategies import (
+    BestOfN,
     Candidate,
     Classifier,
     FirstOf,
@@ -24,6 +25,7 @@ from howhard.strategies import (
     Request,
     RewardModel,
     RewardServer,
+    SamplingParams,
     SelfCertainty,
     Verdicts,
     Vote,
@@ -31,11 +33,13 @@ from howhard.strategies import (
 )
 from howhard.strategies.catalogue import VERIFIERS
 from howhard.strategies.running import candidate
-from howhard.strategies.testing import ScriptedBackend
+from howhard.strategies.testing import CONTRACT, ScriptedBackend
 from howhard.strategies.verifier_testing import VERIFIER_CONTRACT, VerifierSubject
 from howhard.strategies.verifiers.json_schema import JsonSchemaCheck
 
 from .scripted_server import in_thread
+from .test_contract import script
+from .test_contract import subject as subject_of
 from .tiny_classifier import make_classifier
 
 PROMPTS = ("Use 3, 5 and 7 to make 36.", "Use 2 and 4 to make 8.")
@@ -179,6 +183,14 @@ def test_every_check_of_the_module_is_in_the_contract():
         and f.__module__ == verifier_testing.__name__
     }
     assert own == set(VERIFIER_CONTRACT)
+
+
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("mode", ["pointwise", "pairwise", "listwise"])
+def test_best_of_n_with_a_judge_keeps_the_contract_of_strategies(check, mode):
+    """Budgets among it: what the judge reads and writes is held before it is asked."""
+    strategy = BestOfN(n=4, verifier=scripted_judge(mode), params=SamplingParams(max_tokens=40, seed=3))
+    asyncio.run(check(subject_of(strategy, ScriptedBackend(script))))
 
 
 class Broken:

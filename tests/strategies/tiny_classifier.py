@@ -8,8 +8,8 @@ import pytest
 
 def make_classifier(directory, *, labels=1, seed=1, pad=True, chat=True):
     """Write model and tokenizer into a directory; skips the test where transformers is missing."""
-    pytest.importorskip("torch")
     pytest.importorskip("transformers", reason="transformers is not installed: it comes with the extra `hf`")
+    pytest.importorskip("torch")
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForSequenceClassification
