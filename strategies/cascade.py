@@ -28,6 +28,7 @@ from .base import (
     Trace,
     Usage,
 )
+from .best_of_n import DEFAULT_VERIFIER
 from .errors import BackendError, ConfigError, HowhardError, InputError, PromptTooLong, nearest
 from .hedging import Hedge
 from .running import Run
@@ -198,7 +199,7 @@ class _Cascading:
         self.legs: list[_Leg] = []
         self.running: dict[asyncio.Task[StrategyResult], _Leg] = {}
         self.words: list[str] = []
-        self.hedged = False
+        self.hedged = False  # or never to be
         self._told: list[dict[str, Any]] = []
         self._trace = trace
         self.run = Run(request, backend, budget, self._tell)
@@ -222,6 +223,10 @@ class _Cascading:
 
     async def _race(self) -> _Leg | None:
         """Run the stages until one is taken; None where none is."""
+        b = self.run.meter.budget
+        if self.settings.hedge is not None and not (b.tokens is None and b.cost is None):
+            self.words.append(f"not hedged, as two runs at once could not both keep {self.run.budget_words}")
+            self.hedged = True
         self._start()
         while self.running:
             ended, _ = await asyncio.wait(
@@ -265,8 +270,8 @@ class _Cascading:
 
     def _until_hedge(self) -> float | None:
         """Seconds until the second stage starts beside the first; None = it doesn't."""
-        hedge, b = self.settings.hedge, self.run.meter.budget
-        if hedge is None or self.hedged or len(self.legs) != 1 or b.tokens is not None or b.cost is not None:
+        hedge = self.settings.hedge
+        if hedge is None or self.hedged or len(self.legs) != 1:
             return None
         seconds = hedge.seconds()
         return None if seconds is None else max(0.0, seconds - self.run.meter.seconds)
@@ -372,8 +377,8 @@ class _Cascading:
 class StageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A stage.
 
-    strategy : any strategy's spec, {"kind": "best_of_n", ...}; sampling settings that it does not name are the
-               cascade's.
+    strategy : any strategy's spec, {"kind": "best_of_n", ...}; sampling settings and a
+               verifier that it does not name are the cascade's.
     backend  : the name of a backend; None = the one that the cascade runs on.
     accept   : a rule in words: "agreement >= 0.8", "score of best >= 0.7", ...; None for the last stage.
     """
@@ -393,10 +398,12 @@ def _default_stages() -> tuple[StageSpec, ...]:
 class CascadeSpec(StrategyFields, frozen=True, kw_only=True, tag="cascade"):
     """Stages; by default five votes, and where fewer than four agree best-of-N.
 
+    verifier : of the stages' strategies that want one and name none.
     hedge_after_s, hedge_quantile : see Hedge; both None = in sequence.
     """
 
     stages: tuple[StageSpec, ...] = msgspec.field(default_factory=_default_stages)
+    verifier: str = DEFAULT_VERIFIER
     hedge_after_s: float | None = None
     hedge_quantile: float | None = None
 
@@ -421,7 +428,8 @@ class CascadeSpec(StrategyFields, frozen=True, kw_only=True, tag="cascade"):
         for name in given:
             if name != "kind" and name not in kind.__struct_fields__:
                 raise SpecError(f"{where}: {given['kind']!r} has no {name!r}{nearest(name, kind.__struct_fields__)}")
-        shared = {name: getattr(self, name) for name in StrategyFields.__struct_fields__}
+        names = {*StrategyFields.__struct_fields__, "verifier"} & {*kind.__struct_fields__}
+        shared = {name: getattr(self, name) for name in names}
         try:
             return msgspec.convert({**shared, **given}, kind)
         except msgspec.ValidationError as exc:

@@ -345,6 +345,7 @@ def test_the_money_for_two_stages_at_once_is_never_promised():
     cascade = Cascade([Stage(votes(), accept="agreement >= 0.5"), Stage(SINGLE, large)], hedge=0.0)
     result = run(cascade, small, budget=Budget(tokens=1000))
     assert result.answer == "4"
+    assert "not hedged, as two runs at once could not both keep the budget of 1000 tokens" in result.stopped_because
     assert not large.calls
 
 
@@ -467,6 +468,12 @@ def test_its_spec_survives_a_trip_through_json_and_names_what_it_needs():
     assert (
         spec.name == "vote_of_5_if_agreement_0.8_else_single_if_score_of_prm_0.5_else_best_of_8_on_large_hedged_q0.95"
     )
+
+
+def test_stages_take_the_verifier_of_the_cascade_where_they_name_none():
+    spec = CascadeSpec(verifier="prm")
+    assert spec.needs_verifiers == ("prm",)
+    assert spec.name == "sc_5_if_agreement_0.8_else_prm_of_8"
 
 
 @pytest.mark.parametrize(

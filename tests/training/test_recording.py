@@ -160,6 +160,23 @@ def test_the_nodes_of_a_search_are_recorded_and_lead_back_to_the_prompt(tmp_path
     assert nodes["depth"].max() >= 2
 
 
+def test_runs_and_nodes_survive_compaction_and_export(tmp_path):
+    arm = best_of_3()
+    node = {"node": 1, "parent": None, "depth": 1, "text": "a", "completion_tokens": 1, "finished": True, "kept": True}
+    with Recorder(tmp_path / "log") as recorder:
+        for prompt in ("2 + 5", "2 + 6"):
+            trace = recorder.trace(prompt, arm)
+            trace("node", node)
+            recorder.finish(prompt, arm, asyncio.run(arm.run(prompt, trace=trace)))
+            recorder.flush()
+        recorder.log.compact()
+    log = Log(tmp_path / "log")
+    assert len(log.runs()) == len(log.nodes()) == 2
+    for table in ("runs", "nodes"):
+        read = getattr(Log.open(log.export(table, tmp_path / f"{table}.parquet")), table)()
+        pd.testing.assert_frame_equal(read, getattr(log, table)())
+
+
 def test_what_the_stages_of_a_cascade_drew_is_recorded_under_their_own_backends_and_prices(tmp_path):
     large = ScriptedBackend(lambda prompt: ["Answer: 9"], name="large", prices=Prices(prompt=10.0, completion=20.0))
     first = BestOfN(n=3, verifier=Digits(), params=PARAMS)
