@@ -141,28 +141,49 @@ class Beta(_InWaves):
     answers suffice for .95 (P = .969). In a weighted vote v1 counts the votes of the answer that weighs most, and v2
     the most votes of any other, those that weigh something. Abstentions do not count.
 
-    threshold : in (0.5, 1).
+    threshold : in (0.5, 1). In waves of 4, .8 stops at three votes of the first four already; on Countdown that saved
+                60 % of a vote of 32 instead of 52 %, at no loss of accuracy (benchmarks/vote_stopping.py).
+    scattered : give up on a hopeless vote: stop also once so many samples have an answer, and no two the same one;
+                None = never. Most of what a vote costs goes to prompts without any agreement.
     Source: Adaptive-Consistency, Aggarwal et al. 2023 (2305.11860), section 3.2, the Beta criterion.
     """
 
     _kind = "beta"
 
-    def __init__(self, threshold: float = 0.95, *, wave: int | None = None, doubling: bool = False) -> None:
+    def __init__(
+        self,
+        threshold: float = 0.95,
+        *,
+        scattered: int | None = None,
+        wave: int | None = None,
+        doubling: bool = False,
+    ) -> None:
         super().__init__(wave=wave, doubling=doubling)
+        if scattered is not None and scattered < 2:
+            raise ConfigError(f"scattered={scattered!r}: it takes at least 2 samples to disagree, as in 'scattered=16'")
+        self.scattered = scattered
         if not 0.5 < threshold < 1:
             raise ConfigError(f"threshold={threshold!r}: the Beta rule's must lie between 0.5 and 1, as in 'beta:0.95'")
         self.threshold = threshold
 
     def _settings(self) -> list[str]:
-        return [] if self.threshold == 0.95 else [f"{self.threshold:g}"]
+        threshold = [] if self.threshold == 0.95 else [f"{self.threshold:g}"]
+        return threshold if self.scattered is None else [*threshold, f"scattered_{self.scattered}"]
 
     def _settled(self, seen: Seen) -> bool:
         tally = Tally.of(seen.groups, seen.weights)
         leader = tally.leader
         if leader is None:
             return False
+        if self.scattered is not None and len(tally.counts) >= self.scattered and self._all_differ(seen.groups):
+            return True
         others = [count for group, count in enumerate(tally.counts) if group != leader]
         return stays_ahead(tally.counts[leader], max(others, default=0), self.threshold)
+
+    @staticmethod
+    def _all_differ(groups: Sequence[int | None]) -> bool:
+        given = [g for g in groups if g is not None]
+        return len(given) == len(set(given))
 
 
 def stays_ahead(first: int, second: int, threshold: float) -> bool:
@@ -296,7 +317,7 @@ def get_stop_rule(what: "str | StopRule | None") -> StopRule:
         exact           see Exact          accept:0.9, accept see Accepted
         consensus:0.95, consensus          see Consensus
 
-    and behind a comma `wave=8` and `doubling`, as in "beta:0.9,wave=8" or "exact,doubling".
+    and behind a comma `wave=8`, `doubling`, and for beta `scattered=16`, as in "beta:0.9,wave=8" or "exact,doubling".
     Raises ConfigError for an unknown name, or a setting out of range.
     """
     if what is None:
@@ -316,10 +337,11 @@ def get_stop_rule(what: "str | StopRule | None") -> StopRule:
         key, _, value = option.partition("=")
         if option == "doubling":
             waves["doubling"] = True
-        elif key == "wave":
-            waves["wave"] = _number(what, value, int)
+        elif key == "wave" or (key == "scattered" and kind == "beta"):
+            waves[key] = _number(what, value, int)
         else:
-            raise ConfigError(f"stop={what!r}: option {option!r} is not known; there are 'wave=4' and 'doubling'")
+            more = ", 'scattered=16'" if kind == "beta" else ""
+            raise ConfigError(f"stop={what!r}: option {option!r} is not known; there are 'wave=4', 'doubling'{more}")
     if kind == "exact":
         return Exact(**waves)
     read: Callable[[str], Any] = int if kind == "esc" else float

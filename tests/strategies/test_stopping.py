@@ -78,6 +78,13 @@ def test_abstentions_do_not_vote_and_weights_choose_the_leader():
     assert Beta().more(seen([1, 0, 0, 0, 0], weights=[0, 1, 1, 1, 1])) == 0  # a vote that weighs nothing is none
 
 
+def test_a_vote_in_which_no_two_agree_is_given_up_where_that_is_wished():
+    assert Beta(scattered=4).more(seen([0, 1, None, 2, 3])) == 0
+    assert Beta(scattered=4).more(seen([0, 1, None, 2])) == 4  # an abstention is no disagreement
+    assert Beta(scattered=4).more(seen([0, 1, 2, 3, 0])) == 4
+    assert Beta().more(seen(range(24))) == 4
+
+
 # ESC
 
 
@@ -212,6 +219,7 @@ def test_a_tally_adds_up_and_the_first_of_equals_leads(votes):
         ("beta:0.95", "beta"),
         ("beta:0.9,wave=8", "beta_0.9_w8"),
         ("beta,doubling", "beta_doubling"),
+        ("beta:0.8,scattered=16", "beta_0.8_scattered_16"),
         ("esc", "esc"),
         ("esc:3", "esc_3"),
         ("esc:5,wave=4", "esc_w4"),
@@ -240,6 +248,8 @@ def test_rules_are_made_by_name(text, name):
         ("esc:2.5", "'2.5' is not a number"),
         ("beta,wave=x", "'x' is not a number"),
         ("beta,waves=3", "option 'waves=3' is not known"),
+        ("esc,scattered=16", "option 'scattered=16' is not known"),
+        ("beta,scattered=1", "scattered=1: it takes at least 2"),
         ("beta:0.5", r"threshold=0\.5: the Beta rule's must lie between 0\.5 and 1"),
         ("beta:1", "the Beta rule's must lie between"),
         ("beta:nan", "threshold=nan"),
