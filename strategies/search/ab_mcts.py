@@ -57,12 +57,12 @@ class ABMCTS(StepSearch):
                  for drawing more of them, and nothing is known yet of going on.
     batch      : samples that are drawn at once; those in flight count as pseudo-observations (see Nix.pending).
 
-    At each branch a draw from the belief about new steps (GEN: scores of its own children, and 0 for every sample that
-    said what was there already, since it adds nothing) is set against one from the belief about going on (CONT: scores of everything below its children). Where going on wins, the child with the
-    highest draw from its own belief (its score, and all scores below it) is gone to. Going on is possible only to
-    children with something left below them. A branch is done once all its children are, and no further step is to be
-    expected of it: every one of them was drawn twice or more (the Good-Turing estimate of something new is 0). For
-    the other settings see StepSearch.
+    At each branch a draw from the belief about new steps (GEN: scores of its own children, and 0 for every sample
+    that said what was there already, since it adds nothing) is set against one from the belief about going on (CONT:
+    scores of everything below its children). Where going on wins, the child with the highest draw from its own belief
+    (its score, and all scores below it) is gone to. Going on is possible only to children with something left below
+    them. A branch is done once all its children are, and no further step is to be expected of it: every one of them
+    was drawn twice or more (the Good-Turing estimate of something new is 0). For the other settings see StepSearch.
     """
 
     across = False

@@ -57,13 +57,14 @@ class MCTS(StepSearch):
     exploration : the rule's c; None = 0.3 for UCT, 1.25 for PUCT.
     widen_k, widen_alpha : a branch of v visits draws steps up to widen_k * v^widen_alpha of them; alpha 0 = a fixed
                   number of steps.
-    batch       : branches that are grown at once.
+    batch       : most branches that are grown at once.
 
     A visit is one sample: each, duplicates included, is backed up as the value of where it led. While a batch is put
     together, samples in flight count as visits of the branches above them (see `uct`). The steps that a branch has in
-    flight stand beside its children as one that is worth the branch's mean: where that one is chosen the best thing
-    to do is to wait for it, and the batch goes as it is. What has finished or was cut, or has no place left below it,
-    is not visited again. For the other settings see StepSearch.
+    flight stand beside its children as one that is worth the branch's mean. Where that one is chosen, the best thing
+    to do is to wait for it: its place in the batch stays empty and counts as in flight, so a batch may be smaller than
+    it could. What has finished or was cut, or has no place left below it, is not visited again. For the other
+    settings see StepSearch.
     """
 
     across = False
@@ -143,13 +144,15 @@ class _Visits:
 
     def ask(self) -> list[Ask]:
         s = self.settings
-        while len(self.asked) < s.batch and self.drawn + sum(self.asked.values()) < s.samples:
-            leaf = self.select()
-            if leaf is None:
-                break
+        for _ in range(s.batch):
             most = s.samples - self.drawn - sum(self.asked.values())
-            n = min(max(1, self.missing(leaf)), most)
-            self.asked[leaf] = self.asked.get(leaf, 0) + n
+            if most < 1 or not self.alive(self.root):
+                break
+            leaf, ready = self.select()
+            n = max(1, self.missing(leaf))
+            if ready:
+                n = min(n, most)
+                self.asked[leaf] = self.asked.get(leaf, 0) + n
             for branch in leaf.way():
                 self.flying[branch] = self.flying.get(branch, 0) + n
         if not self.asked:
@@ -168,18 +171,18 @@ class _Visits:
             self.missing(branch) > 0 or branch in self.asked or any(self.alive(child) for child in branch.children)
         )
 
-    def select(self) -> Branch | None:
-        """Go down to the branch that is to draw more; None = none, or better wait for what is in flight."""
+    def select(self) -> tuple[Branch, bool]:
+        """Go down to the branch that is to draw more, and whether it can now: if not, what is in flight there first."""
         branch = self.root
         while self.missing(branch) <= 0:
             options = [(self.score(branch, child), child) for child in branch.children if self.alive(child)]
             if not options:
-                return None
+                return branch, False
             best, child = max(options, key=lambda option: (option[0], -option[1].index))
             if branch in self.asked and self.score_in_flight(branch) > best:
-                return None
+                return branch, False
             branch = child
-        return branch
+        return branch, True
 
     def score(self, parent: Branch, child: Branch) -> float:
         """UCT or PUCT of a child."""

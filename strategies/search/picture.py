@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from .tree import Node, Tree
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 208, 36, 34, 8, 16
-_LETTERS = 30  # of a step's text that fit a box
+_LETTERS = 26  # of a step's text that fit a box
 
 
 def svg(tree: Tree) -> str:
@@ -117,11 +117,13 @@ def _short(text: str) -> str:
 def _facts(node: Node) -> str:
     facts = [] if node.score is None else [f"score {node.score:.2f}"]
     if node.visits:
-        facts.append(f"{node.visits} visits, mean {node.value or 0.0:.2f}")
+        facts.append("1 visit" if node.visits == 1 else f"{node.visits} visits")
+        if node.visits > node.copies or node.parent is None:
+            facts.append(f"mean {node.value or 0.0:.2f}")
+    elif node.copies > 1:
+        facts.append(f"drawn {node.copies} times")
     if node.parent is None and not facts:
         facts.append("the prompt")
-    if node.copies > 1:
-        facts.append(f"drawn {node.copies} times")
     if node.state in ("failed", "cut"):
         facts.append(node.state)
     if node.rollout:
