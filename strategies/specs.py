@@ -26,14 +26,17 @@ class LocalSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     model  : a directory, or the name of a model that ships ("tiny-small").
     device : a torch device.
+    max_batch, prefix_cache_mb : see LocalBackend.
     """
 
     model: str
     prices: PricesSpec | None = None
     device: str = "cpu"
     max_batch: int = 256
+    prefix_cache_mb: float = 64.0
 
     def __post_init__(self) -> None:
+        demand(self.prefix_cache_mb >= 0, f"prefix_cache_mb={self.prefix_cache_mb!r}: it must be 0 or more megabytes")
         demand(bool(self.model), "model is empty: give a directory or the name of a model that ships")
         demand(self.max_batch >= 1, f"max_batch={self.max_batch!r}: it must be at least 1")
 
@@ -128,7 +131,14 @@ def open_backend(name: str, spec: BackendSpec) -> Backend:
             from .backends.local import LocalBackend
         except ImportError as exc:
             raise ConfigError(_missing_extra(f"backend {name!r}", exc)) from exc
-        return LocalBackend(name, spec.model, prices=prices, device=spec.device, max_batch=spec.max_batch)
+        return LocalBackend(
+            name,
+            spec.model,
+            prices=prices,
+            device=spec.device,
+            max_batch=spec.max_batch,
+            prefix_cache_mb=spec.prefix_cache_mb,
+        )
     if isinstance(spec, OpenAISpec):
         from .backends.openai import OpenAIBackend
 

@@ -172,6 +172,10 @@ class Decoding:
         hidden = torch.arange(columns, device=self.pad.device) < self.pad[:, None]
         return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, float("-inf"))[:, None, None]
 
+    def row(self, row: int) -> Tensor:
+        """A copy of one row's keys and values, (layers, 2, heads, length, head_dim)."""
+        return self.cache[:, :, row, :, int(self.pad[row]) : self.column].clone()
+
     def expand(self, n: int | Sequence[int]) -> Decoding:
         """Repeat every row `n` times (or row i `n[i]` times), copies of one row side by side."""
         counts = torch.tensor([n] * len(self) if isinstance(n, int) else list(n), device=self.pad.device)
@@ -306,6 +310,32 @@ class Llama(nn.Module):
             x = x + layer.mlp(layer.post_attention_layernorm(x))
         caches = [read[:, :, row, :, :n].clone() for row, n in enumerate(lengths)]
         return self.model.norm(x), caches
+
+    @torch.inference_mode()
+    def resume(self, pasts: Sequence[Tensor | None], news: Sequence[Sequence[int]], *, reserve: int = 128) -> Decoding:
+        """Go on reading texts into a state of one row each, with room for `reserve` more tokens.
+
+        As `prefill`, but for what was read before; arguments as for `read`. Rows of which nothing was read are read
+        apart from the others, as they are longer.
+        """
+        lengths = [len(new) + (0 if past is None else past.shape[-2]) for past, new in zip(pasts, news, strict=True)]
+        width, device, c = max(lengths), self.cos.device, self.config
+        shape = (c.num_hidden_layers, 2, len(news), c.num_attention_heads, width + reserve, c.head_dim)
+        cache = torch.zeros(shape, device=device)
+        last = torch.zeros((len(news), c.hidden_size), device=device)
+        for known in (False, True):
+            rows = [row for row, past in enumerate(pasts) if (past is not None) == known]
+            if not rows:
+                continue
+            hidden, read = self.read([pasts[row] for row in rows], [news[row] for row in rows])
+            for place, row in enumerate(rows):
+                past, begin = pasts[row], width - lengths[row]
+                if past is not None:
+                    cache[:, :, row, :, begin : begin + past.shape[-2]] = past
+                cache[:, :, row, :, width - len(news[row]) : width] = read[place]
+                last[row] = hidden[place, len(news[row]) - 1]
+        pad = torch.tensor([width - n for n in lengths], device=device)
+        return Decoding(cache, pad, width, self.head(last))
 
     @torch.inference_mode()
     def step(self, state: Decoding, ids: Tensor) -> Tensor:

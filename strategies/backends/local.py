@@ -11,6 +11,7 @@ Needs the extra `local` (PyTorch, safetensors, tokenizers).
 
 import asyncio
 import atexit
+import collections
 import functools
 import hashlib
 import itertools
@@ -87,18 +88,30 @@ class LocalBackend:
     model        : a directory in Hugging Face format, or the name of a model that ships ("tiny-small").
     device       : a torch device.
     max_batch    : most samples that are drawn together.
+    prefix_cache_mb : memory for what the model made of prefixes read lately, in megabytes; 0 = none. A prefix given by
+                   token ids, as steps of searches are, is then read from where its beginning was read before, and
+                   those tokens are told as cached.
 
-    A seeded sample depends on its prefix, its seed and its settings alone, not on what else is in the batch.
-    (The batch's shape moves logits by about 1e-6; a draw that falls into such a gap is the one exception.)
+    A seeded sample depends on its prefix, its seed and its settings alone, not on what else is in the batch or was
+    read before. (Both move logits by about 1e-6; a draw that falls into such a gap is the one exception.)
     What the model reads is the contents of the messages and one line break: the effect of the models' chat
     template. `served` adds up what all calls have spent, to check accounts against.
     """
 
     def __init__(
-        self, name: str, model: str | Path, *, prices: Prices, device: str = "cpu", max_batch: int = 256
+        self,
+        name: str,
+        model: str | Path,
+        *,
+        prices: Prices,
+        device: str = "cpu",
+        max_batch: int = 256,
+        prefix_cache_mb: float = 64.0,
     ) -> None:
         if max_batch < 1:
             raise ConfigError(f"max_batch={max_batch!r}: it must be at least 1")
+        if not prefix_cache_mb >= 0:
+            raise ConfigError(f"prefix_cache_mb={prefix_cache_mb!r}: it must be 0 or more megabytes")
         directory = model_directory(model)
         self.name = name
         self.prices = prices
@@ -106,7 +119,8 @@ class LocalBackend:
         self._model, self._tokenizer = load(directory, device)
         self.context: int | None = self._model.config.max_position_embeddings
         self._decoder = _Decoder(self._tokenizer)
-        self._engine = _Engine(self._model, self._decoder, device, max_batch)
+        readings = _Readings(int(prefix_cache_mb * 2**20))
+        self._engine = _Engine(self._model, self._decoder, device, max_batch, readings)
         self._calls: list[_Call] = []
         self._closed_usage = Usage()
 
@@ -152,7 +166,7 @@ class LocalBackend:
                     "setting; leave it out, or have ChainOfThought cap the reasoning itself (cap_by='here')"
                 )
         loop = asyncio.get_running_loop()
-        call = _Call(encoded, n)
+        call = _Call(encoded, n, [n > 1 or prefix.token_ids is not None for prefix in prefixes])
         rows = [[_Row(self._engine, call, which, i, loop, params) for i in range(n)] for which in range(len(encoded))]
         self._calls.append(call)
         if len(self._calls) > 64:
@@ -236,9 +250,11 @@ class _Decoder:
 class _Call:
     """The account of one generate call. Written by the engine's thread, read from anywhere."""
 
-    def __init__(self, encoded: list[tuple[int, ...]], n: int) -> None:
+    def __init__(self, encoded: list[tuple[int, ...]], n: int, goes_on: list[bool]) -> None:
         self.encoded = encoded
+        self.goes_on = goes_on  # of each prefix, whether longer ones are to be expected
         self.read = [False] * len(encoded)
+        self.cached = [0] * len(encoded)
         self.drawn = 0
         self.unfinished = n * len(encoded)
         self.start = time.perf_counter()
@@ -249,8 +265,9 @@ class _Call:
 
     def usage(self, prices: Prices) -> Usage:
         prompt = sum(len(ids) for ids, read in zip(self.encoded, self.read, strict=True) if read)
-        cost = prices.cost(prompt=prompt, completion=self.drawn)
-        return Usage(prompt_tokens=prompt, completion_tokens=self.drawn, calls=1, cost=cost)
+        cached = sum(self.cached)
+        cost = prices.cost(prompt=prompt, completion=self.drawn, cached=cached)
+        return Usage(prompt_tokens=prompt, cached_tokens=cached, completion_tokens=self.drawn, calls=1, cost=cost)
 
 
 class _StreamedSample(Sample):
@@ -356,6 +373,7 @@ class _Row:
             finish_reason=reason,
             completion_tokens=len(self.ids),
             prompt_tokens=len(self.prefix),
+            cached_tokens=self.call.cached[self.which],
             stop_text=stop_text,
             token_ids=tuple(self.ids),
             prompt_token_ids=self.prefix,
@@ -381,7 +399,8 @@ _End = tuple[_Row, FinishReason, str | None, str | None]
 class _Engine:
     """Runs the model in one thread, batch after batch, for as long as rows are waiting."""
 
-    def __init__(self, model, decoder: _Decoder, device: str, max_batch: int) -> None:
+    def __init__(self, model, decoder: _Decoder, device: str, max_batch: int, readings: "_Readings") -> None:
+        self.readings = readings
         self.model, self.decoder, self.device, self.max_batch = model, decoder, device, max_batch
         self.closed = False
         self._waiting: dict[_Row, None] = {}  # in the order in which they came
@@ -426,7 +445,7 @@ class _Engine:
         while lanes or self._wait_for_rows():
             rows = self._take(lanes)
             if rows:
-                lanes.append(_Lane(self.model, self.device, rows))
+                lanes.append(_Lane(self.model, self.device, rows, self.readings))
             for lane in lanes:
                 ended: Sequence[_End]
                 try:
@@ -483,14 +502,50 @@ class _Engine:
             _deliver([_ended(*end) for end in ended])
 
 
+class _Readings:
+    """What the model made of prefixes read lately: their keys and values, at most so many bytes of them.
+
+    The engine's thread alone uses it. Those that were of no use longest go first.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most, self._bytes = most_bytes, 0
+        self._kept: collections.OrderedDict[tuple[int, ...], torch.Tensor] = collections.OrderedDict()
+        self._lengths: collections.Counter[int] = collections.Counter()
+
+    def find(self, ids: tuple[int, ...]) -> torch.Tensor | None:
+        """What was read of the longest known beginning of `ids`, all but its last token at most; None = nothing."""
+        for length in sorted(self._lengths, reverse=True):
+            found = self._kept.get(ids[:length]) if length <= len(ids) else None
+            if found is not None:
+                self._kept.move_to_end(ids[:length])
+                found = found[..., : len(ids) - 1, :]
+                return found if found.shape[-2] else None
+        return None
+
+    def keep(self, ids: tuple[int, ...], read: Callable[[], torch.Tensor]) -> None:
+        """Keep what `read` gives; it is called only where there is room for any and the prefix is new."""
+        if self._most == 0 or ids in self._kept:
+            return
+        made = self._kept[ids] = read()
+        self._lengths[len(ids)] += 1
+        self._bytes += made.nbytes
+        while self._bytes > self._most:
+            oldest, dropped = self._kept.popitem(last=False)
+            self._bytes -= dropped.nbytes
+            self._lengths[len(oldest)] -= 1
+            if not self._lengths[len(oldest)]:
+                del self._lengths[len(oldest)]
+
+
 class _Lane:
     """Rows that started together and are drawn together, until the last of them has ended.
 
     seats : rows in the order of the model's state; None where one has ended and its seat is still computed.
     """
 
-    def __init__(self, model: Llama, device: str, rows: list[_Row]) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: Llama, device: str, rows: list[_Row], readings: "_Readings") -> None:
+        self.model, self.device, self.readings = model, device, readings
         self.seats: list[_Row | None] = [*rows]
         self._state: Decoding | None = None
         self._tokens = np.empty(0, dtype=np.int64)  # drawn last, one per seat
@@ -544,15 +599,27 @@ class _Lane:
         return state
 
     def _read(self) -> Decoding:
-        """Read the prefixes, each distinct one once, and seat rows of one prefix side by side."""
+        """Read each distinct prefix once, from where it was read before; seat rows of one prefix side by side."""
         rows = self.rows
         distinct: dict[tuple[int, ...], int] = {}
         where = [distinct.setdefault(row.prefix, len(distinct)) for row in rows]
         counts = np.bincount(where, minlength=len(distinct)).tolist()
         longest = max(row.params.max_tokens for row in rows)
-        state = self.model.prefill(list(distinct), reserve=min(longest, _RESERVED)).expand(counts)
-        for row in rows:
-            row.call.read[row.which] = True
+        prefixes, reserve = list(distinct), min(longest, _RESERVED)
+        pasts = [self.readings.find(prefix) for prefix in prefixes]
+        known = [0 if past is None else past.shape[-2] for past in pasts]
+        if any(known):
+            news = [prefix[n:] for prefix, n in zip(prefixes, known, strict=True)]
+            state = self.model.resume(pasts, news, reserve=reserve)
+        else:
+            state = self.model.prefill(prefixes, reserve=reserve)
+        for place in {place for row, place in zip(rows, where, strict=True) if row.call.goes_on[row.which]}:
+            self.readings.keep(prefixes[place], functools.partial(state.row, place))
+        state = state.expand(counts)
+        for row, place in zip(rows, where, strict=True):
+            if not row.call.read[row.which]:  # a call for more rows than a lane holds reads its prompt once
+                row.call.read[row.which] = True
+                row.call.cached[row.which] = known[place]
         self.seats = [rows[i] for i in sorted(range(len(rows)), key=where.__getitem__)]
         self._settle()
         return state

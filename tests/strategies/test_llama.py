@@ -65,6 +65,22 @@ def test_decoding_equals_the_whole_pass_through_expanding_and_dropping_rows(mode
             torch.testing.assert_close(logits[row], whole(model, ids_of_row), atol=1e-4, rtol=1e-4)
 
 
+def test_a_state_resumed_from_what_was_read_goes_on_as_one_that_was_read_whole(model):
+    before = model.prefill([[5, 6, 7], [9, 10, 11, 12, 13]])
+    pasts = [None, before.row(0), before.row(1)[..., :4, :], None]
+    texts = [[8], [5, 6, 7, 20, 21], [9, 10, 11, 12, 13], [16, 17, 18]]
+    news = [text[0 if past is None else past.shape[-2] :] for past, text in zip(pasts, texts, strict=True)]
+    state = model.resume(pasts, news, reserve=1)
+    assert state.lengths.tolist() == [1, 5, 5, 3]
+    for row, text in enumerate(texts):
+        torch.testing.assert_close(state.logits[row], whole(model, text), atol=1e-4, rtol=1e-4)
+    for token in (30, 31, 32):
+        logits = model.step(state, torch.full((4,), token))
+        texts = [[*text, token] for text in texts]
+        for row, text in enumerate(texts):
+            torch.testing.assert_close(logits[row], whole(model, text), atol=1e-4, rtol=1e-4)
+
+
 def test_what_stands_in_the_right_padding_changes_nothing(model):
     short, padded = model(torch.tensor([[5, 6, 7]])), model(torch.tensor([[5, 6, 7, 40, 41]]))
     torch.testing.assert_close(short[0], padded[0, :3], atol=1e-5, rtol=1e-5)

@@ -181,6 +181,67 @@ def test_going_on_by_token_ids_continues_the_very_text(local):
     assert tail.prompt_tokens == head.prompt_tokens + 5
 
 
+def go_on(backend, *, steps=4, n=3, seed=5):
+    """Samples of several levels, each level drawn from all of the level before, and the usage of all calls."""
+
+    async def run():
+        prefixes, found, usages = [ONE, TWO], [], []
+        for step in range(steps):
+            params = SamplingParams(max_tokens=4, seed=seed + step)
+            batch = backend.generate(prefixes, n=n if step == 0 else 1, params=params)
+            rows = await batch.all()
+            found += [(g.token_ids, g.prompt_token_ids, g.finish_reason) for row in rows for g in row]
+            usages.append((batch.usage, [g.cached_tokens for row in rows for g in row]))
+            prefixes = [p.extended(g) for p, row in zip(prefixes, rows, strict=True) for g in row if g.token_ids]
+        return found, usages
+
+    return asyncio.run(run())
+
+
+def test_what_was_read_before_is_told_as_cached_and_changes_no_token(local, tiny_model):
+    plain = LocalBackend("plain", tiny_model, prices=PRICES, prefix_cache_mb=0)
+    cheap = LocalBackend("cheap", tiny_model, prices=Prices(prompt=1.0, completion=2.0, cached=0.25))
+    samples, usages = go_on(local)
+    assert go_on(plain) == (samples, [(dataclasses.replace(u, cached_tokens=0), [0] * len(c)) for u, c in usages])
+    first, second, *_ = (usage for usage, _ in usages)
+    assert first.cached_tokens == 0
+    assert second.cached_tokens == 3 * first.prompt_tokens, "each of three goes on from its prompt"
+    assert [sum(cached) for _, cached in usages[1:]] == [usage.cached_tokens for usage, _ in usages[1:]]
+    _, priced = go_on(cheap)
+    for usage, _ in priced:
+        assert usage.cost == cheap.prices.cost(
+            prompt=usage.prompt_tokens, cached=usage.cached_tokens, completion=usage.completion_tokens
+        )
+    assert priced[1][0].cost < second.cost
+    for backend in (plain, cheap):
+        asyncio.run(backend.close())
+
+
+def test_a_prefix_that_was_read_whole_is_read_again_from_its_last_token(local):
+    params = {"n": 2, "seed": 1, "max_tokens": 10}
+    [first] = generate(local, [ONE], **params)
+    [again] = generate(local, [ONE], **params)
+    assert [g.token_ids for g in again] == [g.token_ids for g in first]
+    assert [g.cached_tokens for g in again] == [again[0].prompt_tokens - 1] * 2
+
+
+def test_the_memory_for_what_was_read_is_bounded_and_the_least_useful_goes_first():
+    readings = module._Readings(4 * 1000)
+    parts = {key: torch.full((1, 2, 1, len(key), 50), float(key[0])) for key in [(1, 2), (1, 2, 3), (4, 5), (6,)]}
+    for key in [(1, 2), (1, 2, 3), (4, 5)]:  # 200, 300 and 200 numbers of 4 bytes
+        readings.keep(key, lambda key=key: parts[key])
+    assert readings.find((1, 2, 3, 9)).shape[-2] == 3
+    assert readings.find((1, 2, 3)).shape[-2] == 2
+    assert readings.find((1, 2, 9)).shape[-2] == 2
+    assert readings.find((7, 8)) is None
+    readings.keep((6,), lambda: torch.zeros((1, 2, 1, 1, 250)))
+    assert readings.find((4, 5, 6)) is None, "it was of no use longest"
+    assert readings.find((1, 2, 9)).shape[-2] == 2
+    nothing = module._Readings(0)
+    nothing.keep((1, 2), lambda: pytest.fail("it keeps nothing, so nothing is copied"))
+    assert nothing.find((1, 2, 3)) is None
+
+
 def test_going_on_from_text_reads_the_answer_so_far(local):
     [[sample]] = generate(local, [Prefix(ONE.messages, "3 + 4\n")], max_tokens=2)
     assert sample.prompt_token_ids == (*local._tokenizer.encode("1 + 2\n3 + 4\n").ids,)
