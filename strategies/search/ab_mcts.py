@@ -128,6 +128,7 @@ class _Beliefs:
     def __init__(self, settings: ABMCTS, root: Branch, rng: random.Random) -> None:
         self.settings, self.root, self.rng = settings, root, rng
         self.at: dict[Branch, _Belief] = {root: self.believed(root)}
+        self.done: set[Branch] = set()
         self.drawn = 0
         self.ended = ""
 
@@ -154,12 +155,13 @@ class _Beliefs:
 
     def alive(self, branch: Branch) -> bool:
         """Whether anything is to be expected at or below a branch."""
-        if not branch.open:
+        if not branch.open or branch in self.done:
             return False
         children = [child for child in branch.children if child.going]
-        if any(self.alive(child) for child in children):
+        if not children or any(child.copies == 1 or self.alive(child) for child in children):
             return True
-        return not children or any(child.copies == 1 for child in children)
+        self.done.add(branch)  # for good: only samples from here or below could tell of more
+        return False
 
     def select(self) -> Branch:
         """Go down to the branch that is to draw a new step."""

@@ -329,6 +329,7 @@ class _Search:
         self._unjudged = self._judged = 0  # partial solutions
         self._unguided = False  # all partial solutions of some round were left unjudged
         self._notes: dict[str, None] = {}
+        self._broken = False  # every sample of the last round failed
         self._written = False  # the best way was written on, as far as it could be
 
     async def run_to_the_end(self) -> StrategyResult:
@@ -385,6 +386,7 @@ class _Search:
             if run.out_of_time:
                 return f"{run.budget_words} was spent at {rule.unit} {done + 1}"
             if all(child.state == "failed" for one in grown for child in one.children):
+                self._broken = True
                 return f"every sample of {rule.unit} {done + 1} failed"
         raise AssertionError  # count() has no end
 
@@ -646,7 +648,7 @@ class _Search:
         """Write the best partial solution to its end, within what is left; returns what came of it."""
         run, s = self.run, self.settings
         partials = self.rule.partials()
-        if not partials or run.out_of_time or not run.meter.allows():
+        if self._broken or not partials or run.out_of_time or not run.meter.allows():
             return ""  # what failed or was cut is not tried again: nobody asked for more calls
         branch = partials[0]
         most = self._room(branch)

@@ -138,6 +138,7 @@ class _Visits:
         self.asked: dict[Branch, int] = {}  # samples in flight that a branch drew itself
         self.flying: dict[Branch, int] = {}  # samples in flight at or below a branch
         self.priors: dict[Branch, float] = {}
+        self.done: set[Branch] = set()
         self.ended = ""
 
     # ── choosing ────────────────────────────────────────────────────────────────────────────────────────────
@@ -167,9 +168,12 @@ class _Visits:
 
     def alive(self, branch: Branch) -> bool:
         """Whether anything is left to do at or below a branch, now or when what is in flight is there."""
-        return branch.open and (
-            self.missing(branch) > 0 or branch in self.asked or any(self.alive(child) for child in branch.children)
-        )
+        if not branch.open or branch in self.done:
+            return False
+        if self.missing(branch) > 0 or branch in self.flying or any(self.alive(child) for child in branch.children):
+            return True
+        self.done.add(branch)  # for good: only samples from below it could allow it more steps
+        return False
 
     def select(self) -> tuple[Branch, bool]:
         """Go down to the branch that is to draw more, and whether it can now: if not, what is in flight there first."""

@@ -221,6 +221,14 @@ def test_a_step_that_failed_is_a_node_and_costs_no_other(place):
 
 
 @EVERY
+def test_where_every_sample_fails_nothing_more_is_sent(place):
+    strategy, on = searches(Guide(DIGITS))[place], backend(*SCRIPT)
+    with pytest.raises(BackendError, match="samples of 'scripted' failed; the first: failed on purpose"):
+        run(strategy, FailingOn(on, range(20)))
+    assert len(on.calls) == 1
+
+
+@EVERY
 def test_budgets_hold_with_the_verifier_s_tokens(place):
     class Reader(Guide):
         prices = Prices(prompt=1.0, completion=0.0)
