@@ -52,7 +52,7 @@ Question:
 
 {answers}
 
-Reply with the numbers of all answers alone, the best first, such as 2 > 1 > 3."""
+Reply with the numbers from 1 to {count} alone, in one line, the best answer first, with > between them."""
 
 TEMPLATES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "pointwise": (POINTWISE, ("{question}", "{answer}")),
@@ -266,14 +266,18 @@ class Judge:
         self, questions: "Sequence[_Question]", replies: Sequence[Sequence[Generation]], texts: Sequence[str]
     ) -> tuple[list[float | None], str]:
         """Both orders must have been answered: with one alone the position would decide."""
-        n, sums = len(texts), [0] * len(texts)
+        n = len(texts)
+        places: list[list[int]] = []  # of each text, by order
         for question, row in zip(questions, replies, strict=True):
             ranking = read_ranking(row[0], n) if row else None
             if ranking is None:
                 return [None] * n, ""
-            for place, shown in enumerate(ranking):
-                sums[question.places[shown]] += place
-        return [1 - total / (2 * (n - 1)) for total in sums], ""
+            of = {question.places[shown]: place for place, shown in enumerate(ranking)}
+            places.append([of[i] for i in range(n)])
+        one, other = places
+        agreed = sum((one[a] < one[b]) == (other[a] < other[b]) for a, b in itertools.combinations(range(n), 2))
+        scores: list[float | None] = [1 - (a + b) / (2 * (n - 1)) for a, b in zip(one, other, strict=True)]
+        return scores, f"the two orders agreed on {agreed} of {n * (n - 1) // 2} pairs"
 
 
 @dataclass(frozen=True, slots=True)

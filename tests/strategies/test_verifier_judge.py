@@ -206,7 +206,9 @@ def test_a_list_is_ranked_in_both_orders():
         return "Ranking:\n" + " > ".join(str(i + 1) for i in order)
 
     verifier = judge(by_length, mode="listwise", max_tokens=60)
-    assert score(verifier, "ccc", "a", "bb").scores == (1.0, 0.0, 0.5)
+    verdicts = score(verifier, "ccc", "a", "bb")
+    assert verdicts.scores == (1.0, 0.0, 0.5)
+    assert verdicts.note == "the two orders agreed on 3 of 3 pairs"
     assert [shown(p.messages[0].content) for p in verifier.backend.calls[0][0]] == [
         ["ccc", "a", "bb"],
         ["bb", "a", "ccc"],
