@@ -22,7 +22,7 @@ def elect(groups: Sequence[int | None], weights: Sequence[float], logprobs: Sequ
 
     Ties go to the answer whose samples (those that weigh anything) have the higher mean of `logprobs`, then to the one
     launched first; where a sample of a tied answer has none, to the one launched first at once. On 2,200 + 3,200
-    Countdown prompts votes of 16 were right 1.3 points more often so than by launch order alone
+    prompts of the embedded tasks votes of 16 were right 1.3 points more often so than by launch order alone
     (benchmarks/vote_stopping.py).
     """
     tally = Tally.of(groups, weights)
