@@ -257,7 +257,8 @@ class Run:
             return nothing
         most = most_usage(verifier, self.request, candidates)
         if most is not None and not self.meter.allows(tokens=most.total_tokens, cost=most.cost):
-            return nothing
+            words = f"{self.budget_words} does not hold the {most.total_tokens} tokens that {verifier.name!r} may take"
+            return dataclasses.replace(nothing, note=words)
         try:
             async with asyncio.timeout(left) as limit:
                 forget = self.when_stopped(lambda: None if limit.expired() else limit.reschedule(0.0))

@@ -314,6 +314,7 @@ def test_a_budget_that_does_not_hold_the_judge_keeps_the_first_sample_and_says_s
         assert result.usage.total_tokens <= tokens
         if len(result.candidates) == 3 and result.usage.verifier_tokens == 0:
             assert result.answer == "1"
+            assert f"budget of {tokens} tokens does not hold the" in result.stopped_because
     assert result.answer == "333"
 
 
