@@ -17,7 +17,7 @@ from enum import Enum, auto
 from .base import Delta
 from .errors import ConfigError
 
-_STATEMENT = re.compile(r"\\boxed\{|####|\banswer\b\W{0,4}(?::|\bis\b)", re.IGNORECASE)
+_STATEMENT = re.compile(r"\\boxed\{|####\s*[-+$]{0,2}\d[\d,./%]*\s*$|\banswer\b\W{0,4}(?::|\bis\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,8 @@ class Markers:
     opened : the model's template writes `start` at the end of the prompt, so that only `end` comes.
 
     A block is one only at the beginning of the text: an answer may speak of the markers. White space before `start`
-    and after `end` belongs to neither side. Raises ConfigError.
+    and after `end` belongs to neither side. A server that leaves special tokens out of its texts must be told to keep
+    them, where markers are such tokens (vLLM: extra_body {"skip_special_tokens": false}). Raises ConfigError.
     """
 
     start: str = "<think>"
@@ -54,7 +55,10 @@ class _In(Enum):
 
 
 def states_answer(line: str) -> bool:
-    r"""Whether a line states an answer, in one of the ways that `answers.extract` reads: \boxed, ####, "Answer:"."""
+    r"""Whether a line states an answer, in one of the ways that `answers.extract` reads: \boxed, "Answer:", "#### 7".
+
+    After #### it must be a number: models that think aloud write headings so.
+    """
     return _STATEMENT.search(line) is not None
 
 

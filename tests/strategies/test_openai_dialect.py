@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from howhard.strategies import BackendSpec, Message, OpenAISpec, Prefix, Prices, SamplingParams, open_backend
 from howhard.strategies.backends.openai import OpenAIBackend
-from howhard.strategies.backends.vllm import _Drawn
+from howhard.strategies.backends.vllm import VLLMBackend, _Drawn
 from howhard.strategies.errors import BackendError, ConfigError, ModelNotServed
 
 from .scripted_server import Running, begin, events, hang_up, piece, sse, status, total
@@ -399,6 +399,15 @@ def test_a_spec_opens_it_with_every_setting():
 def test_a_spec_refuses_what_the_backend_would(more):
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"kind": "openai", "url": "http://x", "model": "m"} | more, BackendSpec)
+
+
+def test_a_vllm_spec_hands_its_settings_on():
+    data = {"kind": "vllm", "url": "http://host", "model": "m", "extra_body": {"top_k": 5}, "thinking_budget": True}
+    served = open_backend("large", msgspec.convert(data, BackendSpec))
+    assert type(served) is VLLMBackend
+    assert (served.extra_body, served.thinking_budget) == ({"top_k": 5}, True)
+    with pytest.raises(ConfigError, match="extra_body sets 'seed'"):
+        open_backend("large", msgspec.convert(data | {"extra_body": {"seed": 1}}, BackendSpec))
 
 
 def test_an_error_of_a_closed_backend_is_ours(server):

@@ -120,7 +120,7 @@ def test_a_line_that_states_an_answer_is_known(line):
     assert split(f"think\n{line}\nmore", stated=True) == ("think\n", f"{line}\nmore")
 
 
-@pytest.mark.parametrize("line", ["7", "the answers are many", "answering: no", "I can answer that"])
+@pytest.mark.parametrize("line", ["7", "the answers are many", "answering: no", "I can answer that", "#### Step 1"])
 def test_a_line_that_only_speaks_of_answers_is_reasoning(line):
     assert not states_answer(line)
 
