@@ -66,11 +66,11 @@ class EncodesText(Protocol):
 class ChainOfThought(Bindable):
     """Draw one answer with its reasoning.
 
-    template        : an instruction with the slot {prompt}, put in place of the last user message; None leaves the
-                      prompt as it is, for models that reason by themselves.
+    template        : an instruction with the slot {prompt}, put in place of the last user message; None (or "",
+                      on command lines) leaves the prompt as it is, for models that reason by themselves.
     thinking_tokens : most tokens of reasoning, >= 1 and below max_tokens, which bounds reasoning and answer together;
                       None = no cap of its own.
-    waits           : how often reasoning that ends before the cap is made to go on. Needs template=None.
+    waits           : how often reasoning that ends before the cap is made to go on. Needs an empty template.
     wait_text       : what such an end is replaced by.
     forced_text     : what the answer begins with, where it is forced.
     markers         : what stands around reasoning; of no account where the server tells it apart.
@@ -98,6 +98,7 @@ class ChainOfThought(Bindable):
         params: SamplingParams | None = None,
     ) -> None:
         self.params = params or SamplingParams()
+        template = template or None
         if template is not None and SLOT not in template:
             raise ConfigError(f"template={template!r}: it has no slot {SLOT}, where the user's message goes")
         if thinking_tokens is not None and not 1 <= thinking_tokens < self.params.max_tokens:
@@ -108,7 +109,9 @@ class ChainOfThought(Bindable):
         if waits < 0:
             raise ConfigError(f"waits={waits!r}: it must be 0 or more")
         if waits and template is not None:
-            raise ConfigError(f"waits={waits!r} needs a model that marks the end of its reasoning: set template=None")
+            raise ConfigError(
+                f"waits={waits!r} needs a model that marks the end of its reasoning: leave template empty"
+            )
         if cap_by not in ("auto", "server", "here"):
             raise ConfigError(f"cap_by={cap_by!r}: it must be 'auto', 'server' or 'here'")
         if cap_by == "server" and (waits or thinking_tokens is None):

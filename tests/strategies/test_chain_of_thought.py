@@ -413,6 +413,7 @@ def test_a_plain_server_that_goes_on_from_a_last_message_is_capped_by_text(serve
         ({"template": None, "thinking_tokens": 2048, "max_tokens": 4096}, "think_2048"),
         ({"template": None, "thinking_tokens": 99, "waits": 2}, "think_99_wait_2"),
         ({"template": None, "reasoning_effort": "low"}, "think_low"),
+        ({"template": ""}, "think"),
     ],
 )
 def test_a_spec_names_the_dials_and_is_read_back(settings, name):
@@ -429,7 +430,7 @@ def test_a_spec_names_the_dials_and_is_read_back(settings, name):
         ({"thinking_tokens": 0}, "thinking_tokens=0"),
         ({"thinking_tokens": 256}, "below max_tokens=256"),
         ({"waits": -1, "template": None}, "waits=-1"),
-        ({"waits": 1}, "set template=None"),
+        ({"waits": 1}, "leave template empty"),
         ({"cap_by": "server"}, "it needs thinking_tokens"),
         ({"cap_by": "me"}, "cap_by='me'|Invalid enum"),
         ({"wait_text": " "}, "wait_text=' '"),
