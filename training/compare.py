@@ -136,6 +136,7 @@ def entries(
             chosen += [(ArmSpec(backend=name, strategy=parse_arm(text, usual)[1]), False) for text in default]
         for name, after in itertools.pairwise(at.chosen):
             chosen.append((ArmSpec(backend=name, strategy=parse_arm(CASCADE.format(after), usual)[1]), False))
+        chosen.sort(key=lambda pair: _place(pair[0].backend, at.chosen))
     for name in {verifier for spec, _ in chosen for verifier in spec.strategy.needs_verifiers}:
         if name not in at.verifiers:
             raise ConfigError(f"no verifier is called {name!r}{nearest(name, at.verifiers)}")
@@ -604,8 +605,13 @@ class _Analysis:
         )
 
     def _against(self, i: int, sort: str) -> Against | None:
-        """Compare with the curve of that sort on the same backend: of the same verifier, else the first."""
+        """Compare with the curve of that sort on the same backend: of the same verifier, else the first.
+
+        Tokens of several models do not add up to anything that could be equal: such an arm is not compared so.
+        """
         entry = self.arms[i]
+        if entry.strategy.needs_backends:
+            return None
         rivals = [c for c in self.curves if c.sort == sort and c.backend == entry.spec.backend]
         if not rivals:
             return None

@@ -6,7 +6,7 @@ Nothing is computed here; compare.py did that.
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from .printing import WIDTH, bracket, name_points, number, plus_minus, text_tabl
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PIXELS = 900, 600
+PIXELS = 1100, 720
 WHOLE = 160
 """Width that every column fits in, where nobody's terminal is narrower."""
 _COLOURS = ("#1f5fbf", "#c0392b", "#2e8b57", "#8e44ad", "#d68910", "#555555")
@@ -110,10 +110,8 @@ def _against(against: Against | None) -> str:
 
 
 def _sentences(c: Comparison) -> list[str]:
-    prompts = f"{c.n_prompts:,} prompt{'s' if c.n_prompts != 1 else ''}"
-    seeds = f"{c.n_seeds} seed{'s' if c.n_seeds != 1 else ''}"
     told = [
-        f"{prompts}, {seeds}, the same for every arm. Intervals: 95 %, paired bootstrap by prompt. Tokens, per prompt: "
+        f"{_prompts(c)}, the same for every arm. Intervals: 95 %, paired bootstrap by prompt. Tokens, per prompt: "
         f"read, drawn and the verifier's, `drawn` alone those of completions. Cost in {c.currency}; x single: against "
         "the first single pass."
     ]
@@ -122,13 +120,11 @@ def _sentences(c: Comparison) -> list[str]:
             f"p50, p95: seconds of each arm alone, one request at a time after a warm-up, on {c.n_alone} of the "
             "prompts; they had been served before, so a server that caches prompts reads them faster than new ones."
         )
-    rivals = {a.curve for r in c.rows for a in (r.over_best_of_n, r.over_vote) if a is not None}
-    if rivals:
-        names = "; ".join(", ".join(labels) for name, labels in c.curves.items() if name in rivals)
+    if any(a is not None for r in c.rows for a in (r.over_best_of_n, r.over_vote)):
         told.append(
-            f"over: accuracy less that of best-of-N (or votes) at EQUAL tokens, interpolated in log tokens between "
-            f"{names}, with the same verifier where there is such a curve; `beyond`: it spends more than the largest N "
-            "there, so nothing is said."
+            "over: accuracy less that of best-of-N, or of votes, at EQUAL tokens: the curve over N, interpolated in "
+            "log tokens between the arms marked `on it`, of the same backend and, where there is one, with the same "
+            "verifier (which weighs the votes). `beyond`: it spends more than the largest N, so nothing is said."
         )
     if c.incomplete:
         told.append(f"{c.incomplete:,} prompts lack a result of some arm and seed; such a pair counts for no arm.")
@@ -136,6 +132,10 @@ def _sentences(c: Comparison) -> list[str]:
     if c.ran:
         told.append(f"{c.ran:,} runs in {c.seconds:.0f} s; what the log held already was not run again.")
     return told
+
+
+def _prompts(c: Comparison) -> str:
+    return f"{c.n_prompts:,} prompt{'s'[: c.n_prompts != 1]}, {c.n_seeds} seed{'s'[: c.n_seeds != 1]}"
 
 
 # ── the plot ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -160,7 +160,7 @@ def plot(c: Comparison, path: str | Path) -> Path:
     figure.set_layout_engine("none")  # labels are placed on the final axes, so nothing may move after this
     name_points(
         axis,
-        [(r.label, r.tokens.mean, r.accuracy.mean) for r in c.rows],
+        [(_name(r, backends), r.tokens.mean, r.accuracy.mean) for r in c.rows],
         canvas.get_renderer(),
         colours=[colours[r.backend] for r in c.rows],
     )
@@ -171,6 +171,7 @@ def plot(c: Comparison, path: str | Path) -> Path:
 
 
 def _draw(axis: "Axes", c: Comparison, colours: Mapping[str, str]) -> None:
+    from matplotlib.colors import to_rgba
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     by_label = {r.label: r for r in c.rows}
@@ -190,14 +191,12 @@ def _draw(axis: "Axes", c: Comparison, colours: Mapping[str, str]) -> None:
         axis.errorbar(
             [r.tokens.mean],
             [r.accuracy.mean],
-            xerr=_around(r.tokens),
             yerr=_around(r.accuracy),
             fmt="s" if _single(r) else "o",
             color=colours[r.backend],
             ms=6,
-            elinewidth=0.7,
-            alpha=0.85,
-            capsize=2,
+            ecolor=to_rgba(colours[r.backend], 0.3),
+            elinewidth=0.8,
             zorder=5,
             markeredgecolor="white",
             markeredgewidth=0.7,
@@ -209,11 +208,16 @@ def _draw(axis: "Axes", c: Comparison, colours: Mapping[str, str]) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("tokens per prompt: read, drawn and the verifier's (log scale)")
     axis.set_ylabel("accuracy")
-    axis.set_title(f"{c.n_prompts:,} prompts, {c.n_seeds} seeds; bars: 95 %", fontsize=9, loc="left")
+    axis.set_title(f"{_prompts(c)}; bars: 95 %", fontsize=9, loc="left")
     axis.grid(alpha=0.25, which="major")
     axis.margins(x=0.12, y=0.1)
     if len(colours) > 1:
         axis.legend(loc="lower right", fontsize=8, frameon=False)
+
+
+def _name(r: Row, backends: Sequence[str]) -> str:
+    """The label; which backend it is its colour says where there are several."""
+    return r.label.removeprefix(f"{r.backend}/") if len(backends) > 1 else r.label
 
 
 def _single(r: Row) -> bool:

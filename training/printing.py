@@ -119,9 +119,11 @@ def name_points(
 ) -> None:
     """Write each name (text, x, y) near its point, where it covers least: other names, points, bars and lines.
 
+    A name that finds no room near its point stands further off, at the end of a thin line.
     beside : further points that should stay visible. Call it once nothing on the axes moves any more.
     """
     from matplotlib.patheffects import withStroke
+    from matplotlib.text import Text
 
     points = axis.transData.transform([(x, y) for _, x, y in names] + list(beside))
     thin = [axis.transData.transform(line.get_xydata()) for line in axis.get_lines()]
@@ -131,8 +133,18 @@ def name_points(
     frame = axis.get_window_extent(renderer)
     offsets = [(dx, dy) for far in (6, 14, 24) for dx in (-far, far) for dy in (-far, far)]
     offsets += [(dx, dy) for far in (10, 20, 32) for dx, dy in ((far, 0), (-far, 0), (0, far), (0, -far))]
+    turns = [math.tau * turn / 16 for turn in range(16)]
+    offsets += [(far * math.cos(turn), far * math.sin(turn)) for far in (45, 60, 80, 100, 120) for turn in turns]
     for place_of, (name, x, y) in enumerate(names):
-        text = axis.annotate(name, (x, y), xytext=(0, 0), textcoords="offset points", fontsize=8, zorder=6)
+        text = axis.annotate(
+            name,
+            (x, y),
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=8,
+            zorder=6,
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "#999999", "shrinkA": 1, "shrinkB": 4},
+        )
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         if colours is not None:
             text.set_color(colours[place_of])
@@ -141,7 +153,8 @@ def name_points(
             text.set_position((dx, dy))
             text.set_horizontalalignment("left" if dx > 0 else "right" if dx < 0 else "center")
             text.set_verticalalignment("bottom" if dy > 0 else "top" if dy < 0 else "center")
-            return text.get_window_extent(renderer)
+            text.update_positions(renderer)
+            return Text.get_window_extent(text, renderer)  # an annotation's own extent has its line in it
 
         def harm(offset: tuple[float, float], place: Any = place) -> float:
             box = place(*offset)
@@ -155,7 +168,13 @@ def name_points(
                 + 0.3 * math.hypot(*offset)
             )
 
-        taken.append(place(*min(offsets, key=harm)))
+        chosen = min(offsets, key=harm)
+        taken.append(place(*chosen))
+        if text.arrow_patch is not None:
+            text.arrow_patch.set_visible(math.hypot(*chosen) > _NEAR)
+
+
+_NEAR = 34.0  # points; a name no further off needs no line to its point
 
 
 def _dense(path: np.ndarray, step: float = 3.0) -> np.ndarray:

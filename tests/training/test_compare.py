@@ -13,7 +13,7 @@ from howhard.strategies import ArmSpec, BestOfNSpec, SingleSpec
 from howhard.strategies.errors import BackendError, ConfigError, TableError
 from howhard.training.cli import main
 from howhard.training.compare import Entry, at_equal_tokens, compare, entries, fresh_prompts
-from howhard.training.compare_report import CompareReport, plot
+from howhard.training.compare_report import PIXELS, CompareReport, plot
 from howhard.training.results_file import ResultsFile
 from howhard.training.workbench import Workbench, at_hand
 
@@ -260,6 +260,17 @@ def test_a_configurations_arms_are_taken_as_they_are(at):
     assert [arm.spec for arm in entries(at, (), specs)] == specs
 
 
+def test_between_two_backends_there_is_a_cascade_by_default_which_no_curve_over_tokens_judges(prompts, tmp_path):
+    at = at_hand(None, ("tiny-small", "tiny-large"))
+    arms = entries(at)
+    assert [arm.spec.backend for arm in arms] == sorted((a.spec.backend for a in arms), key=at.chosen.index)
+    [cascade] = [arm for arm in arms if arm.strategy.needs_backends]
+    wanted = [arm for arm in arms if arm.label in ("tiny-small/sc_4", "tiny-small/sc_16", "tiny-large/single")]
+    found = compare(prompts, at, [*wanted, cascade], tmp_path, title="t", seeds=1, latency_prompts=0, quiet=True)
+    assert found.rows[-1].label == "tiny-small/sc_4_if_agreement_0.75_else_single_on_tiny-large"
+    assert found.rows[-1].over_vote is None
+
+
 def test_the_default_arms_are_different_ones_and_work_on_the_embedded_models(at, tmp_path):
     arms = entries(at)
     assert {"single", "sc_16", "tiny-prm_of_16"} <= {arm.label for arm in arms}
@@ -276,8 +287,8 @@ def test_the_report_prints_every_arm_and_says_what_the_figures_are(whole):
     assert text.startswith("a title\n=======\n")
     for row in whole[0].rows:
         assert any(line.startswith(f"{row.label} ") for line in text.splitlines())
-    for said in ("8 prompts, 2 seeds", "paired bootstrap by prompt", "Cost in credits", "alone, one request at a time",
-                 "EQUAL tokens, interpolated in log tokens between single, tiny-prm_of_2, tiny-prm_of_4"):  # fmt: skip
+    said_of = ("8 prompts, 2 seeds", "paired bootstrap by prompt", "Cost in credits", "alone, one request at a time")
+    for said in (*said_of, "at EQUAL tokens: the curve over N, interpolated in log tokens"):
         assert said in " ".join(text.split())
 
 
@@ -298,7 +309,7 @@ def test_programs_get_plain_json(whole):
 def test_the_plot_is_a_png_of_the_stated_size(whole, tmp_path):
     png = plot(whole[0], tmp_path / "deep" / "plot.png").read_bytes()
     assert png.startswith(b"\x89PNG")
-    assert (int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")) == (900, 600)
+    assert (int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")) == PIXELS
 
 
 # ── the door ─────────────────────────────────────────────────────────────────────────────────────────────────────
