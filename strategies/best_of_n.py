@@ -121,7 +121,8 @@ class BestOfN(Bindable):
     ) -> StrategyResult:
         """Draw, judge, choose.
 
-        A budget too small for all is met before anything is drawn: by fewer samples, and where not even one
+        A budget too small for all is met before anything is drawn: by fewer samples, then by as many more as what
+        those left holds (with a verifier that compares samples with each other: no more), and where not even one
         fits whole, by one shorter, unjudged sample. `stopped_because` says so. Raises InputError where the
         budget does not hold one token, BackendError where every sample failed, VerifierError where the
         verifier did.
@@ -131,7 +132,10 @@ class BestOfN(Bindable):
             confidence_of=max(self.params.confidence_of, getattr(self.verifier, "confidence_of", 0))
         )
         equivalence = self.equivalence if self._compares else None
-        waves = Waves(run, params, self.n, self.stop, equivalence=equivalence, verifier=self.verifier)
+        waves = Waves(
+            run, params, self.n, self.stop, equivalence=equivalence, verifier=self.verifier,
+            refills=not is_relative(self.verifier),
+        )  # fmt: skip
         groups = await waves.groups()
         while more := waves.wanted(groups, (1.0,) * len(groups)):
             if not await waves.draw(more):

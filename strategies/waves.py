@@ -33,15 +33,20 @@ class Waves:
         *,
         equivalence: Equivalence | None = None,
         verifier: Verifier | None = None,
+        refills: bool = True,
     ) -> None:
-        """`equivalence`: None where answers are not compared.   `verifier`: None where nothing is read afterwards."""
+        """Set out to draw `planned` samples.
+
+        equivalence : None where answers are not compared.   verifier : None where nothing is read afterwards.
+        refills : where the budget holds fewer samples, each taken at its longest, draw again with what they left.
+        """
         self.run, self.params, self.planned, self.rule = run, params, planned, rule
         self.prefix = Prefix(run.request.messages)
         self.candidates: list[Candidate] = []
         self.waves: list[int] = []
         self.notes: list[str] = []
         self.judges = True
-        self._equivalence, self._verifier = equivalence, verifier
+        self._equivalence, self._verifier, self._refills = equivalence, verifier, refills
         self._ended = ""  # why nothing more is drawn
         self._max_tokens = params.max_tokens
 
@@ -106,7 +111,7 @@ class Waves:
             self._max_tokens = run.at_least_one(self.prefix, self.params.max_tokens)
             judged = ", not judged" if self._verifier is not None else ""
             self._ended = f"{run.budget_words} holds one sample of at most {self._max_tokens} tokens{judged}"
-        elif fits < n == self.planned - drawn:
+        elif fits < n == self.planned - drawn and not self._refills:
             self._ended = f"{run.budget_words} holds {drawn + fits} of {self.planned} samples"
         params = self.params.but(max_tokens=self._max_tokens)
         if how is None:

@@ -341,16 +341,19 @@ def test_what_the_verifier_reads_is_held_back():
     on = backend("aa", "bb", "cc", "dd")
     # the worst case of n samples: the prompt 4, n x 20 drawn, n x (4 + 20 + 2) read
     result = run(best_of(4, {}, prices=prices), on, budget=Budget(tokens=4 + 2 * 20 + 2 * 26))
-    assert len(result.candidates) == 2
-    assert result.usage.verifier_tokens == 2 * (4 + 2)
+    assert [n for _, n, _ in on.calls] == [2, 1, 1]  # what those left holds one more, twice
+    assert result.usage.verifier_tokens == 4 * (4 + 2)
+    assert result.stopped_because.startswith("drew all 4 samples")
 
 
 def test_a_cost_budget_counts_prompt_completion_and_verifier_at_their_prices():
     on = backend("aa", "bb", prices=Prices(prompt=1.0, completion=2.0))
     strategy = best_of(2, {}, prices=Prices(prompt=0.5, completion=0.0))
     whole = 4 * 1.0 + 2 * 20 * 2.0 + 2 * 26 * 0.5
-    assert len(run(strategy, on, budget=Budget(cost=whole)).candidates) == 2
-    assert len(run(strategy, on, budget=Budget(cost=whole - 0.1)).candidates) == 1
+    run(strategy, on, budget=Budget(cost=whole))
+    assert on.calls.pop()[1] == 2
+    run(strategy, on, budget=Budget(cost=whole - 0.1))
+    assert on.calls[0][1] == 1
 
 
 @pytest.mark.parametrize("strategy", [SinglePass(PARAMS), best_of(3, {})], ids=["single", "best_of_n"])

@@ -149,14 +149,15 @@ def test_after_a_wave_that_failed_whole_no_more_is_bought():
 
 def test_a_budget_ends_the_vote_between_waves_and_in_one():
     texts = votes(*"1234") * 2  # 10 tokens each with the end token
-    tokens = 4 + 4 * 10 + 4 + 2 * 60  # one wave as it comes, and two more samples at their longest
-    result = run(sc(8, stop="beta"), backend(*texts), budget=Budget(tokens=tokens + 1))
-    assert result.usage.total_tokens <= tokens + 1
-    assert "holds" in result.stopped_because
+    tokens = 4 + 4 * 60  # a whole wave at its longest, of which 4 x 10 are drawn; then as many as the rest holds
+    on = backend(*texts)
+    result = run(sc(8, stop="beta"), on, budget=Budget(tokens=tokens))
+    assert result.usage.total_tokens <= tokens
+    assert [n for _, n, _ in on.calls] == [4, 3, 1]
     on = backend(*texts)
     result = run(sc(8), on, budget=Budget(tokens=4 + 3 * 60))
-    assert [n for _, n, _ in on.calls] == [3]
-    assert result.stopped_because.startswith("the budget of 184 tokens holds 3 of 8 samples")
+    assert [n for _, n, _ in on.calls] == [3, 2, 2, 1]
+    assert result.stopped_because.startswith("drew all 8 samples")
     result = run(sc(8), on, budget=Budget(tokens=4 + 59))
     assert result.stopped_because.startswith("the budget of 63 tokens holds one sample of at most 59 tokens;")
 
