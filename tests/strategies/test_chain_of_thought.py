@@ -24,6 +24,7 @@ from howhard.strategies import (
 )
 from howhard.strategies.backends.openai import OpenAIBackend
 from howhard.strategies.backends.vllm import VLLMBackend
+from howhard.strategies.base import Delta
 from howhard.strategies.errors import BackendError, ConfigError, InputError
 from howhard.strategies.testing import CONTRACT, FailingOn, ScriptedBackend, Subject
 
@@ -280,6 +281,44 @@ def test_a_stream_that_is_cancelled_draws_no_further_part():
     assert (result.answer, len(backend.calls)) == (None, 1)
     assert "cancelled" in result.stopped_because
     assert backend.running == 0
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["while it reads", "while it waits"])
+def test_a_caller_that_is_cancelled_takes_its_stream_along(reads):
+    backend = scripted("<think>3 and on and on")
+
+    async def main():
+        backend.held = asyncio.Event()
+        stream = ChainOfThought(**THINK).stream(Request.of("x"), backend)
+
+        async def caller():
+            if reads:
+                return [delta async for delta in stream]
+            return await stream.result()
+
+        task = asyncio.create_task(caller())
+        while not backend.served.completion_tokens:  # noqa: ASYNC110  # the backend has no event for it
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while backend.running:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    assert backend.served.completion_tokens == 1
+
+
+def test_what_a_stream_could_not_draw_is_told_by_its_result():
+    async def main():
+        backend = scripted("<think>3 and on", fails=lambda prefix, i: True)
+        stream = ChainOfThought(**THINK).stream(Request.of("x"), backend)
+        pieces = [delta async for delta in stream]
+        with pytest.raises(BackendError, match="scripted failure"):
+            await stream.result()
+        return pieces + [delta async for delta in stream]
+
+    assert asyncio.run(asyncio.wait_for(main(), 30)) == [Delta("<")], "what was drawn before is shown, and once"
 
 
 def test_an_embedded_model_goes_on_by_token_ids(local):
