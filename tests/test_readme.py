@@ -1,5 +1,6 @@
 """The README's snippets run as pasted, and the commands that it shows exist with the options it shows."""
 
+import asyncio
 import re
 import shlex
 import subprocess
@@ -9,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from howhard.strategies.catalogue import STRATEGIES, VERIFIERS
+from howhard.strategies.spec import Parts
+from howhard.strategies.testing import CONTRACT, ScriptedBackend, Subject
 from howhard.training.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "strategies" / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def howhard_commands():
@@ -51,3 +56,47 @@ def test_a_shown_command_exists_with_its_options(words, capsys):
 def test_the_changelog_begins_with_the_packages_version():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1] == version
+
+
+def test_the_guide_to_the_strategies_runs_from_top_to_bottom():
+    program = "\n".join(blocks("python", GUIDE))
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    asked = program.count("\nask(") + program.count("= ask(")
+    assert len(re.findall(r"^[\w.]+: .* tokens; ", done.stdout, flags=re.MULTILINE)) == asked
+
+
+def test_the_guide_names_every_strategy_and_verifier():
+    for spec in (*STRATEGIES, *VERIFIERS):
+        assert re.search(rf"\b{spec.__name__.removesuffix('Spec')}\b", GUIDE), f"{spec.__name__} is not in the guide"
+
+
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+def test_the_guides_own_strategy_of_few_lines_keeps_the_contract(check):
+    [shown] = [block for block in blocks("python", GUIDE) if "class Shorter(" in block]
+    assert len(shown.splitlines()) < 60
+    names = {}
+    exec(shown.rpartition("\n\nask(")[0], names)  # the guide's own text
+    strategy = names["ShorterSpec"](max_tokens=40).build(Parts(seed=3))
+    backend = ScriptedBackend(lambda prompt: [f"{prompt}\n{i}{i + 1}\nAnswer: {i % 3}" for i in range(7)])
+
+    async def served():
+        return backend.served.completion_tokens
+
+    async def running():
+        return backend.running
+
+    def pause():
+        backend.held = asyncio.Event()
+
+    prompts = tuple(f"{i} + {i + 1}" for i in range(8))
+    subject = Subject(
+        strategy=strategy,
+        backend=backend,
+        prompts=prompts,
+        served=served,
+        running=running,
+        pause=pause,
+        resume=lambda: backend.held.set(),
+    )
+    asyncio.run(check(subject))
