@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from ..base import SamplingParams, Verifier
 from ..errors import ConfigError
 from ..spec import Parts
-from .engine import Ask, Branch, Grown, SearchFields, StepSearch, at_least_one, most_visited
+from .branch import Ask, Branch, Grown, most_visited
+from .engine import SearchFields, StepSearch, at_least_one
 from .steps import StepEnd
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from ..base import SamplingParams, Verifier
 from ..spec import Parts
-from .engine import Ask, Branch, Grown, SearchFields, StepSearch, at_least_one
+from .branch import Ask, Branch, Grown
+from .engine import SearchFields, StepSearch, at_least_one
 from .steps import StepEnd
 
 

@@ -13,7 +13,8 @@ from typing import Literal, get_args
 from ..base import SamplingParams, Verifier
 from ..errors import BackendError, ConfigError, nearest
 from ..spec import Parts
-from .engine import Ask, Branch, Grown, SearchFields, StepSearch, at_least_one, most_visited
+from .branch import Ask, Branch, Grown, most_visited
+from .engine import SearchFields, StepSearch, at_least_one
 from .steps import StepEnd
 
 Choice = Literal["uct", "puct"]

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from ..base import SamplingParams, Verifier
 from ..spec import Parts
-from .engine import Ask, Branch, Grown, SearchFields, StepSearch, at_least_one
+from .branch import Ask, Branch, Grown
+from .engine import SearchFields, StepSearch, at_least_one
 from .steps import StepEnd
 
 _NEAREST = 1e-7  # a reward is taken to lie so far from 0 and 1, for its logit
