@@ -182,6 +182,8 @@ def compare(
     url: Url = None,
     model: ModelName = None,
     api_key_env: KeyVariable = None,
+    temperature: Annotated[float | None, typer.Option(help="Of arms that set none.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of one answer, of arms that set none.")] = None,
     seeds: Annotated[int, typer.Option(help="How often each arm answers each prompt.")] = 3,
     latency_prompts: Annotated[int, typer.Option(help="Each arm is timed alone on so many prompts.")] = 16,
     concurrency: Annotated[int, typer.Option(help="Runs under way at once.")] = 16,
@@ -211,6 +213,8 @@ def compare(
     served = _config(config, url=url, model=model, api_key_env=api_key_env)
     at = at_hand(served, backend or ())
     configured = served.arms if config is not None and served is not None and not backend else ()
+    sampling = {"temperature": temperature, "max_tokens": max_tokens}
+    at = at.but({name: value for name, value in sampling.items() if value is not None})
     arms = entries(at, arm or (), configured, verifier=verifier)
     if prompts is not None:
         table, of = read_prompts(prompts, grader=grader), prompts.name
@@ -429,12 +433,19 @@ def _print(report, as_json: bool) -> None:
     print(json.dumps(report.to_dict(), indent=2, allow_nan=False) if as_json else report.text())
 
 
+_CTRL_C = 130
+_STOPPED = "stopped; what was recorded is kept, and the same command goes on from there"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     from ..strategies.errors import HowhardError, InputError
 
     try:
-        return app(list(sys.argv[1:] if argv is None else argv), prog_name="howhard", standalone_mode=False) or 0
+        code = app(list(sys.argv[1:] if argv is None else argv), prog_name="howhard", standalone_mode=False) or 0
+        if code != _CTRL_C:  # typer turns the key into its code
+            return code
+        message = _STOPPED
     except InputError as exc:
         code, message = 2, str(exc)
     except HowhardError as exc:
@@ -442,7 +453,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as exc:
         code, message = 2, f"{exc}: install what the command needs with pip install 'howhard[all]'"
     except KeyboardInterrupt:
-        code, message = 130, "stopped; what was recorded is kept, and the same command goes on from there"
+        code, message = _CTRL_C, _STOPPED
     except Exception as exc:
         code, show = getattr(exc, "exit_code", None), getattr(exc, "show", None)
         if code is None:

@@ -64,6 +64,7 @@ WITH_VERIFIER = (
     "best-of-n n=32",
     "best-of-n n=4 selection=weighted",
     "best-of-n n=16 selection=weighted",
+    "best-of-n n=32 selection=weighted",
 )
 """Where a verifier is named, or a reward model is there."""
 
@@ -399,7 +400,9 @@ class _Comparing:
         if unit.arm in self.left_out:
             return
         with self._excusing(unit.arm):
-            result = await self._arm(bench, unit).run(self._request(unit))
+            arm, started = self._arm(bench, unit), time.perf_counter()
+            result = await arm.run(self._request(unit))
+            seconds = time.perf_counter() - started
             row = self.rows[unit.prompt]
             quality = await asyncio.to_thread(self._grade, row, result.text, result.answer)
             told = {
@@ -413,7 +416,7 @@ class _Comparing:
                 "quality": float(quality),
                 "answer": result.answer,
                 "usage": msgspec.to_builtins(result.usage),
-                "seconds": result.seconds,
+                "seconds": seconds,
                 "stopped_because": result.stopped_because,
             }
             self.results.append(self._key(unit), told)

@@ -41,7 +41,7 @@ class CompareReport:
         c = self.comparison
         if width is None:
             width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WHOLE
-        told = [*_sentences(c), *(f"Left out: {label}: {why}" for label, why in c.left_out.items())]
+        told = [*_sentences(c), *_left_out(c)]
         parts = [c.title, "=" * len(c.title), "", _table(c, width)]
         fill = textwrap.TextWrapper(min(width, WIDTH), subsequent_indent="  ", break_on_hyphens=False).fill
         parts += [fill(line) for line in told]
@@ -128,10 +128,18 @@ def _sentences(c: Comparison) -> list[str]:
         )
     if c.incomplete:
         told.append(f"{c.incomplete:,} prompts lack a result of some arm and seed; such a pair counts for no arm.")
-    told += [f"Failed: {problem}" for problem in c.problems]
+    told += [f"Failed: {problem}" for problem in c.problems if not any(problem in why for why in c.left_out.values())]
     if c.ran:
         told.append(f"{c.ran:,} runs in {c.seconds:.0f} s; what the log held already was not run again.")
     return told
+
+
+def _left_out(c: Comparison) -> list[str]:
+    """Which arms are not in the table, one line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for label, why in c.left_out.items():
+        by_reason.setdefault(why, []).append(label)
+    return [f"Left out: {', '.join(labels)}: {why}" for why, labels in by_reason.items()]
 
 
 def _prompts(c: Comparison) -> str:

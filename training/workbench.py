@@ -49,6 +49,10 @@ class AtHand:
     instructed: bool = True
     currency: str = "completion tokens"
 
+    def but(self, usual: Mapping[str, object]) -> "AtHand":
+        """The same with other usual settings."""
+        return dataclasses.replace(self, usual={**self.usual, **usual})
+
     def scores_steps(self, verifier: str) -> bool:
         """Whether a verifier, or one that it is made of, is a reward model, which can score partial solutions."""
         spec = self.verifiers.get(verifier)

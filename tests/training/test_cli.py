@@ -97,6 +97,16 @@ def test_a_word_that_the_command_line_does_not_know_is_a_usage_error(words, caps
     assert run(capsys, *words)[0] == 2
 
 
+def test_ctrl_c_says_that_what_was_recorded_is_kept(capsys, monkeypatch, tmp_path):
+    def pressed(*_, **__):  # stands for the key
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("howhard.training.compare.compare", pressed)
+    code, _, err = run(capsys, "compare", "--problems", "1", "--log", tmp_path / "log")
+    assert code == 130
+    assert "what was recorded is kept" in err
+
+
 def test_an_unreachable_server_is_the_worlds_fault(tmp_path, capsys):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "2 + 2?", "reference": "4", "grader": "exact"}\n')

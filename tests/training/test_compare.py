@@ -319,21 +319,13 @@ def test_the_command_compares_a_file_of_prompts(tmp_path, capsys):
     file = tmp_path / "mine.jsonl"
     file.write_text('{"prompt": "What is 7 times 8 modulo 11?", "reference": "1"}\n')
     words = ["compare", "--prompts", file, "--grader", "numeric", "--arm", "single", "--arm", "self-consistency n=4"]
-    words += [
-        "--seeds",
-        "1",
-        "--latency-prompts",
-        "1",
-        "--log",
-        tmp_path / "log",
-        "--plot",
-        tmp_path / "p.png",
-        "--json",
-    ]
+    words += "--temperature 0.5 --max-tokens 40 --seeds 1 --latency-prompts 1 --json".split()
+    words += ["--log", tmp_path / "log", "--plot", tmp_path / "p.png"]
     assert main([str(word) for word in words]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["title"] == "tiny-small on mine.jsonl"
     assert [row["label"] for row in told["rows"]] == ["single", "sc_4"]
+    assert told["rows"][1]["words"] == "self-consistency temperature=0.5 max_tokens=40 n=4"
     assert (tmp_path / "p.png").exists()
 
 
