@@ -319,7 +319,7 @@ def test_the_command_compares_a_file_of_prompts(tmp_path, capsys):
     file = tmp_path / "mine.jsonl"
     file.write_text('{"prompt": "What is 7 times 8 modulo 11?", "reference": "1"}\n')
     words = ["compare", "--prompts", file, "--grader", "numeric", "--arm", "single", "--arm", "self-consistency n=4"]
-    words += "--temperature 0.5 --max-tokens 40 --seeds 1 --latency-prompts 1 --json".split()
+    words += ["--temperature", "0.5", "--max-tokens", "40", "--seeds", "1", "--latency-prompts", "1", "--json"]
     words += ["--log", tmp_path / "log", "--plot", tmp_path / "p.png"]
     assert main([str(word) for word in words]) == 0
     told = json.loads(capsys.readouterr().out)
