@@ -244,7 +244,10 @@ def assemble(
         parts = [derived, logged.iloc[[row for row, key in enumerate(keys) if key not in both]]]
     kept = [part for part in parts if not part.empty]
     if not kept:
-        raise TableError(f"{log.path}: no outcomes and no samples to derive them from. Collect or import first.")
+        live = ". What `howhard run` recorded live is not derived from: its draws stopped when they succeeded" * any(
+            origin == "live" for origin in log.samples()["origin"]
+        )
+        raise TableError(f"{log.path}: no outcomes and no samples to derive them from{live}. Collect or import first.")
     missing = [arm.name for arm in arms if not any((part["arm"] == arm.name).any() for part in kept)]
     if missing:
         logger.warning("%s: no outcome of %s: collect again to run them", log.path, ", ".join(missing))
