@@ -1,5 +1,6 @@
 """What is asked of a sandbox and what comes back: limits, tests, executions, and how the program was isolated."""
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -82,6 +83,32 @@ class Tests:
             raise ConfigError("tests is empty: a program that no test looks at would pass")
         if not self.calls or not all(name.isidentifier() for name in self.calls):
             raise ConfigError(f"calls={self.calls!r}: name the functions of the program that the tests call")
+
+    def to_json(self) -> str:
+        """As text, to be kept as the reference of a prompt; see `from_json`."""
+        tests = [[test.source, test.expected] for test in self.tests]
+        return json.dumps({"calls": self.calls, "prelude": self.prelude, "tests": tests})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Tests":
+        """Read what `to_json` wrote. Raises ConfigError for anything else."""
+        try:
+            content = json.loads(text)
+            tests = tuple(
+                Test(_text(source), None if value is None else _text(value)) for source, value in content["tests"]
+            )
+            return cls(tests, tuple(_text(name) for name in content["calls"]), _text(content.get("prelude", "")))
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise ConfigError(
+                'tests are JSON of the form {"calls": ["f"], "prelude": "...", "tests": [["f(1)", "2"]]}, and this is '
+                f"{text[:80]!r} ({type(exc).__name__}: {exc})"
+            ) from exc
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a string")
+    return value
 
 
 @dataclass(frozen=True, slots=True)

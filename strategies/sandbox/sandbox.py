@@ -55,9 +55,10 @@ class _Slot:
 
 @dataclass(slots=True)
 class _Slots:
-    """Slots that nobody uses. Threads may share it."""
+    """Slots that nobody uses, and those in which something would not die. Threads may share it."""
 
     idle: list[_Slot] = field(default_factory=list)
+    stuck: list[_Slot] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self) -> _Slot | None:
@@ -203,13 +204,14 @@ class Sandbox:
         settings = json.dumps(mechanism.settings(slot.place, self.limits))
         command = mechanism.command(slot.place, settings, self.limits)
         try:
-            sealed = await Sealed.start(
+            sealed = Sealed(
                 command, cgroup=slot.cgroup, lease=slot.lease, most=self.limits.output, waits=mechanism.waits
             )
         except OSError as exc:
             self._slots.give_back(slot)
             raise WorldError(f"a process for a program can't be started: {exc}") from exc
         try:
+            await sealed.connect()
             yield sealed, slot
         finally:
             ending = asyncio.ensure_future(self._end(sealed, slot))
@@ -223,6 +225,7 @@ class Sandbox:
         if await sealed.end():
             self._slots.give_back(slot)
         else:
+            self._slots.stuck.append(slot)
             logger.error("something of a program could not be killed: user id %s stays taken", slot.place.uid)
 
     async def _sealed(self, mechanism: Mechanism, process: Sealed, slot: _Slot) -> Isolation:

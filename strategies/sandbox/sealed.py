@@ -8,7 +8,6 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
 from .cgroups import Cgroup
 from .uids import Lease
@@ -21,21 +20,24 @@ class Gone(Exception):
 
 
 class Sealed:
-    """A process of its own session. Use `start`, and `end` whatever happens.
+    """A process of its own session, with an empty environment. Use `connect`, and `end` whatever happens.
 
+    most  : bytes of output, and of one line of replies.
     waits : it is a launcher that waits for the real process, and ends with it.
+
+    Raises OSError where it can't be started.
     """
 
     def __init__(
         self,
-        process: subprocess.Popen[bytes],
+        command: Sequence[str],
         *,
         cgroup: Cgroup | None,
         lease: Lease | None,
         most: int,
         waits: bool,
     ) -> None:
-        self._process = process
+        self._process = _opened(command)
         self._waits = waits
         self._cgroup, self._lease = cgroup, lease
         self._most = most
@@ -45,21 +47,8 @@ class Sealed:
         self._pumping: asyncio.Task[None] | None = None
         self._transports: list[asyncio.BaseTransport] = []
 
-    @classmethod
-    async def start(
-        cls, command: Sequence[str], *, cgroup: Cgroup | None, lease: Lease | None, most: int, waits: bool = False
-    ) -> Self:
-        """Start a command with an empty environment. most : bytes of output, and of one line of replies."""
-        process = _opened(command)
-        sealed = cls(process, cgroup=cgroup, lease=lease, most=most, waits=waits)
-        try:
-            await sealed._connect()
-        except BaseException:
-            await sealed.end()
-            raise
-        return sealed
-
-    async def _connect(self) -> None:
+    async def connect(self) -> None:
+        """Begin to read and write; to be called once, and `end` whatever comes of it."""
         loop = asyncio.get_running_loop()
         self._replies = asyncio.StreamReader(limit=self._most)
         output = asyncio.StreamReader()
