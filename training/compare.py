@@ -203,7 +203,7 @@ class Against:
 class Row:
     """One arm. Figures are means per prompt, over all seeds.
 
-    tokens       : prompt, completion and verifier tokens.
+    tokens       : prompt (cached ones too), completion and verifier tokens.
     latency      : 50 % and 95 % quantiles of seconds, each run alone; None = not measured.
     times_single : cost against that of the first single pass; None where there is none.
     over_single  : difference of accuracies to the single pass of the same backend, at whatever cost.
@@ -215,6 +215,8 @@ class Row:
     accuracy: Interval
     tokens: Interval
     completion_tokens: Interval
+    prompt_tokens: float
+    cached_tokens: float
     verifier_tokens: float
     cost: Interval
     calls: float
@@ -439,7 +441,7 @@ class _Comparing:
 
     def compared(self, title: str, seconds: float, log: Path) -> Comparison:
         kept = self._kept()
-        names = ("quality", "prompt_tokens", "completion_tokens", "verifier_tokens", "calls", "cost")
+        names = ("quality", "prompt_tokens", "cached_tokens", "completion_tokens", "verifier_tokens", "calls", "cost")
         cube = np.full((len(names), len(kept), len(self.rows), self.seeds), np.nan)
         for a, arm in enumerate(kept):
             for prompt in range(len(self.rows)):
@@ -595,6 +597,8 @@ class _Analysis:
             accuracy=self._interval("quality", i),
             tokens=self._interval("tokens", i),
             completion_tokens=self._interval("completion_tokens", i),
+            prompt_tokens=float(self.mean["prompt_tokens"][i]),
+            cached_tokens=float(self.mean["cached_tokens"][i]),
             verifier_tokens=float(self.mean["verifier_tokens"][i]),
             cost=self._interval("cost", i),
             calls=float(self.mean["calls"][i]),

@@ -112,8 +112,8 @@ def _against(against: Against | None) -> str:
 def _sentences(c: Comparison) -> list[str]:
     told = [
         f"{_prompts(c)}, the same for every arm. Intervals: 95 %, paired bootstrap by prompt. Tokens, per prompt: "
-        f"read, drawn and the verifier's, `drawn` alone those of completions. Cost in {c.currency}; x single: against "
-        "the first single pass."
+        f"read (from a cache too), drawn and the verifier's; `drawn` those of completions alone. Cost in {c.currency}; "
+        "x single: against the first single pass."
     ]
     if any(r.latency is not None for r in c.rows):
         told.append(
