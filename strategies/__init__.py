@@ -74,6 +74,7 @@ from .verifier_errors import PastTheOptimum, VerifierErrors
 from .verifiers.calibration import fit_isotonic, fit_platt
 from .verifiers.certainty import Logprob, LogprobSpec, SelfCertainty, SelfCertaintySpec
 from .verifiers.classifier import Classifier, ClassifierSpec
+from .verifiers.code import CodeExecution, CodeExecutionSpec
 from .verifiers.exact import ExactCheck, ExactCheckSpec
 from .verifiers.first_of import FirstOf, FirstOfSpec
 from .verifiers.function import FunctionCheck, FunctionCheckSpec
@@ -111,6 +112,8 @@ __all__ = [
     "ChainOfThoughtSpec",
     "Classifier",
     "ClassifierSpec",
+    "CodeExecution",
+    "CodeExecutionSpec",
     "DVTSSpec",
     "Delta",
     "Equivalence",

@@ -25,6 +25,7 @@ from .spec import StrategyFields, VerifierFields
 from .verifiers.certainty import LogprobSpec as LogprobSpec
 from .verifiers.certainty import SelfCertaintySpec as SelfCertaintySpec
 from .verifiers.classifier import ClassifierSpec as ClassifierSpec
+from .verifiers.code import CodeExecutionSpec as CodeExecutionSpec
 from .verifiers.exact import ExactCheckSpec as ExactCheckSpec
 from .verifiers.first_of import FirstOfSpec as FirstOfSpec
 from .verifiers.function import FunctionCheckSpec as FunctionCheckSpec

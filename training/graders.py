@@ -7,17 +7,21 @@ a worker process of its own, which is killed when it is late: math-verify's own 
 which fails off the main thread. Such workers live in howhard.strategies.workers.
 """
 
+import asyncio
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, Self
 
 from ..strategies.answers import canonical, number
 from ..strategies.errors import InputError, nearest
+from ..strategies.sandbox import Limits, Sandbox, Tests
+from ..strategies.sandbox.source import program_of, task_of
 from ..strategies.verifiers.checkers import CHECKERS
 from ..strategies.verifiers.function import imported
 from ..strategies.workers import Worker, demand_math_verify
 
-GRADERS = ("exact", "numeric", "math-verify", "regex", "checker")
+GRADERS = ("exact", "numeric", "math-verify", "regex", "checker", "hidden-tests")
 """The names that `get_grader` knows, besides "numeric:TOLERANCE", "judge:FILE" and "package.module:function"."""
 
 
@@ -49,6 +53,7 @@ def get_grader(name: str) -> Grader:
     math-verify     both are the same mathematics: fractions, formulas, sets, intervals (math-verify)
     regex           the reference is a regular expression that is found in the answer
     checker         the prompt itself says what is right (howhard.strategies.verifiers.checkers); no reference
+    hidden-tests    the reference holds tests (Tests.to_json), and the sample's program passes all of them in a sandbox
     judge:FILE      a model grades it, as the TOML file says; it may see the reference (howhard.training.judge_grader)
     pkg.mod:func    func(prompt=, text=, answer=, reference=) -> a number in [0, 1], or a bool; it needs no
                     reference unless it has an attribute `needs_reference` that is true
@@ -69,6 +74,7 @@ def get_grader(name: str) -> Grader:
         "math-verify": MathVerify,
         "regex": Regex,
         "checker": Checker,
+        "hidden-tests": HiddenTests,
     }
     if name not in simple:
         raise InputError(
@@ -138,6 +144,32 @@ class Checker(_Plain):
             if verdict is not None:
                 return verdict
         raise InputError(f"grader 'checker': no checker ({', '.join(CHECKERS)}) reads the prompt {_cut(prompt)}")
+
+
+class HiddenTests(_Plain):
+    """Right when the sample's program passes every test of the reference, which no strategy and no verifier sees.
+
+    Programs run in a sandbox, see howhard.strategies.sandbox; what is not isolated is not run.
+    """
+
+    name = "hidden-tests"
+
+    def __init__(self, sandbox: Sandbox | None = None) -> None:
+        self._sandbox = sandbox or Sandbox(limits=Limits(seconds=10.0))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="howhard-hidden-tests")
+
+    def _judge(self, prompt: str, text: str, answer: str, reference: str) -> float:
+        try:
+            tests = Tests.from_json(reference)
+        except InputError as exc:
+            raise InputError(f"grader {self.name!r}: the reference of the prompt {_cut(prompt)}: {exc}") from exc
+        run = self._sandbox.run(program_of(task_of(prompt), text), tests)
+        return self._thread.submit(asyncio.run, run).result().outcome == "passed"  # whether or not a loop runs here
+
+    def close(self) -> None:
+        """End the thread, and give back what the sandbox keeps."""
+        self._thread.shutdown()
+        self._sandbox.close()
 
 
 class Imported(_Plain):

@@ -6,7 +6,6 @@ expressions, never parsed: it is compiled in the sandbox.
 
 import ast
 import builtins
-import doctest
 import re
 import textwrap
 import warnings
@@ -18,7 +17,11 @@ from .records import Test, Tests
 _LONGEST = 200_000  # characters; of longer texts the rest is not read
 _FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 _DEFINITION = re.compile(r"^(?:async[ \t]+)?def[ \t]+(\w+)[ \t]*\(", re.MULTILINE)
-_CODE_BEGINS = re.compile(r"^(?:from|import|def|class|async def|@)\b", re.MULTILINE)
+_CODE_BEGINS = re.compile(
+    r"^(?:from[ \t]+[\w.]+[ \t]+import\b|import[ \t]+\w[\w., \t]*(?:#.*)?$|(?:async[ \t]+)?def[ \t]+\w+[ \t]*\("
+    r"|class[ \t]+\w+[ \t]*[:(]|@\w|\w+[ \t]*=[ \t])",
+    re.MULTILINE,
+)
 _CODE_LINE = re.compile(
     r"(?:async|def|class|import|from|if|elif|else|try|except|finally|with|for|while|return|print|assert|raise|pass|del)\b"
     r"|[#@)\]}'\"]|[A-Za-z_][\w.]*\s*(?:[-+*/%|&]?=|\(|\[|:|,)"
@@ -156,6 +159,8 @@ def _docstring(task: Task) -> str:
 
 
 def _doctests(words: str, name: str) -> Iterator[Test]:
+    import doctest  # loads a debugger and unittest, so not before it is needed
+
     try:
         examples = doctest.DocTestParser().get_examples(words)
     except ValueError:

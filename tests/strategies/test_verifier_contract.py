@@ -13,6 +13,7 @@ from howhard.strategies import (
     BestOfN,
     Candidate,
     Classifier,
+    CodeExecution,
     FirstOf,
     FunctionCheck,
     Generation,
@@ -32,6 +33,7 @@ from howhard.strategies import (
     open_verifiers,
 )
 from howhard.strategies.catalogue import VERIFIERS
+from howhard.strategies.errors import ConfigError
 from howhard.strategies.running import candidate
 from howhard.strategies.testing import CONTRACT, ScriptedBackend
 from howhard.strategies.verifier_testing import VERIFIER_CONTRACT, VerifierSubject
@@ -119,8 +121,22 @@ def classifier(request):
     return Classifier(directory, prices=Prices(prompt=0.5, completion=0.0))
 
 
+def code_execution(request):
+    verifier = CodeExecution()
+    request.addfinalizer(verifier.close)
+    try:
+        asyncio.run(verifier.sandbox.isolation())
+    except ConfigError as exc:
+        pytest.skip(str(exc))
+    prompts = [f"Write a function.\nassert f({place}) == {place + 1}" for place in range(2)]
+    answers = ("def f(x): return x + 1", "def f(x): return 1", "def f(x): return (")
+    asked = [(Request.of(prompt), [drawn(text, i) for i, text in enumerate(answers)]) for prompt in prompts]
+    return VerifierSubject(verifier=verifier, questions=asked)
+
+
 OPENED = {
     "classifier": classifier,
+    "code": code_execution,
     "exact_check": lambda request: open_one("exact_check"),
     "first_of": lambda request: FirstOf("best", [open_one("exact_check"), scripted_judge("pointwise")]),
     "function": lambda request: FunctionCheck(lambda prompt, text: len(text) / 100, partial=True),
