@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from howhard.strategies import BestOfN, Candidate, Request
+from howhard.strategies import BestOfN, Candidate, Refinement, Request
 from howhard.strategies.errors import ConfigError, VerifierError, WorldError
 from howhard.strategies.sandbox import Limits, Sandbox, Test, Tests
 from howhard.strategies.sandbox.source import program_of, prompt_tests, task_of
@@ -218,6 +218,18 @@ def test_best_of_n_keeps_the_program_that_passes(verifier):
     assert "len(xs)" in result.text
     assert [c.score for c in result.candidates] == [0.5, 1.0, 0.0]
     assert "expected 5" in str(result.candidates[0].feedback)
+    assert "programs ran in " in result.stopped_because
+
+
+def test_refinement_generates_tests_and_fixes(verifier):
+    def write(prompt):
+        fixed = "total([1, 2]) returned 3, expected 5" in prompt  # the failure was fed back
+        return [f"```python\ndef total(xs):\n    return {'len(xs) + sum(xs)' if fixed else 'sum(xs)'}\n```"]
+
+    result = asyncio.run(Refinement(rounds=2, verifier=verifier).on(ScriptedBackend(write)).run(CHAT))
+    assert "len(xs)" in result.text
+    assert [c.score for c in result.candidates] == [0.5, 1.0]
+    assert "programs ran in " in result.stopped_because
 
 
 def test_its_spec_opens_it_and_refuses_what_the_sandbox_would():
