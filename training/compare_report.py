@@ -120,12 +120,15 @@ def _sentences(c: Comparison) -> list[str]:
             f"p50, p95: seconds of each arm alone, one request at a time after a warm-up, on {c.n_alone} of the "
             "prompts; they had been served before, so a server that caches prompts reads them faster than new ones."
         )
-    if any(a is not None for r in c.rows for a in (r.over_best_of_n, r.over_vote)):
+    compared = [against for r in c.rows for against in (r.over_best_of_n, r.over_vote) if against is not None]
+    if compared:
         told.append(
             "over: accuracy less that of best-of-N, or of votes, at EQUAL tokens: the curve over N, interpolated in "
             "log tokens between the arms marked `on it`, of the same backend and, where there is one, with the same "
-            "verifier (which weighs the votes). `beyond`: it spends more than the largest N, so nothing is said."
+            "verifier (which weighs the votes)."
         )
+    if any(against.why == "beyond" for against in compared):
+        told[-1] += " `beyond`: it spends more than the largest N, so nothing is said."
     if c.incomplete:
         told.append(f"{c.incomplete:,} prompts lack a result of some arm and seed; such a pair counts for no arm.")
     told += [f"Failed: {problem}" for problem in c.problems if not any(problem in why for why in c.left_out.values())]
