@@ -156,7 +156,7 @@ class HiddenTests(_Plain):
 
     def __init__(self, sandbox: Sandbox | None = None) -> None:
         self._sandbox = sandbox or Sandbox(limits=Limits(seconds=10.0))
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="howhard-hidden-tests")
+        self._threads = ThreadPoolExecutor(self._sandbox.concurrency, thread_name_prefix="howhard-hidden-tests")
 
     def _judge(self, prompt: str, text: str, answer: str, reference: str) -> float:
         try:
@@ -164,11 +164,11 @@ class HiddenTests(_Plain):
         except InputError as exc:
             raise InputError(f"grader {self.name!r}: the reference of the prompt {_cut(prompt)}: {exc}") from exc
         run = self._sandbox.run(program_of(task_of(prompt), text), tests)
-        return self._thread.submit(asyncio.run, run).result().outcome == "passed"  # whether or not a loop runs here
+        return self._threads.submit(asyncio.run, run).result().outcome == "passed"  # whether or not a loop runs here
 
     def close(self) -> None:
-        """End the thread, and give back what the sandbox keeps."""
-        self._thread.shutdown()
+        """End the threads, and give back what the sandbox keeps."""
+        self._threads.shutdown()
         self._sandbox.close()
 
 

@@ -127,13 +127,13 @@ def _seccomp(code):
 
 def seal(settings):
     """Give up all rights that `settings` name, and return what was given up; see Mechanism for what they mean."""
-    held = {"mounts": False, "network": False, "landlock": 0, "seccomp": False, "uid": None}
+    held = {"mounts": False, "landlock": 0, "seccomp": False, "uid": None}
     work, uid = settings["work"], settings["uid"]
     parent = os.getppid()
     if settings["mounts"]:
         library = settings["library"]
         held["mounts"] = _tried(_private_mounts, work, library, settings["limits"]["disk"], uid)
-        held["network"] = _tried(lambda: _checked(_libc.unshare(0x40000000 | 0x08000000)))  # CLONE_NEWNET, CLONE_NEWIPC
+        _tried(lambda: _checked(_libc.unshare(0x40000000 | 0x08000000)))  # CLONE_NEWNET, CLONE_NEWIPC: beside seccomp
         if held["mounts"]:
             _move_library(library)
     if held["mounts"] or settings["directory"]:
