@@ -203,7 +203,8 @@ class Against:
 class Row:
     """One arm. Figures are means per prompt, over all seeds.
 
-    tokens       : prompt (cached ones too), completion and verifier tokens.
+    tokens       : what was computed: prompt, completion and verifier tokens without those of the prompt that a cache
+                   had; but the prompt itself always counts once, whoever had it read before.
     latency      : 50 % and 95 % quantiles of seconds, each run alone; None = not measured.
     times_single : cost against that of the first single pass; None where there is none.
     over_single  : difference of accuracies to the single pass of the same backend, at whatever cost.
@@ -536,6 +537,19 @@ def _prompt_key(row: Mapping[str, Any]) -> str:
 # ── the arithmetic ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def computed_prompts(prompt: np.ndarray, cached: np.ndarray, backends: Sequence[str]) -> np.ndarray:
+    """Prompt tokens that no cache had, but the prompt itself at least once: who asked first is chance.
+
+    prompt, cached : float (arms, prompts). Returns the same shape. The prompt's own length is taken to be the least
+    that any arm of the backend read of it.
+    """
+    own = np.empty_like(prompt)
+    for backend in set(backends):
+        rows = [i for i, b in enumerate(backends) if b == backend]
+        own[rows] = prompt[rows].min(axis=0)
+    return np.maximum(prompt - cached, own)
+
+
 def at_equal_tokens(
     tokens: np.ndarray, quality: np.ndarray, curve_tokens: np.ndarray, curve_quality: np.ndarray
 ) -> np.ndarray:
@@ -563,9 +577,10 @@ class _Analysis:
     ) -> None:
         self.arms, self.latencies = arms, latencies
         self.figures = dict(figures)
-        self.figures["tokens"] = sum(
-            (figures[name] for name in ("prompt_tokens", "completion_tokens", "verifier_tokens")), np.zeros(())
+        read = computed_prompts(
+            figures["prompt_tokens"], figures["cached_tokens"], [entry.spec.backend for entry in arms]
         )
+        self.figures["tokens"] = read + figures["completion_tokens"] + figures["verifier_tokens"]
         n_prompts = figures["quality"].shape[1]
         weights = resampling_weights(np.arange(n_prompts), draws=DRAWS, seed=0).astype(float)
         self.mean = {name: values.mean(axis=1) for name, values in self.figures.items()}

@@ -112,7 +112,8 @@ def _against(against: Against | None) -> str:
 def _sentences(c: Comparison) -> list[str]:
     told = [
         f"{_prompts(c)}, the same for every arm. Intervals: 95 %, paired bootstrap by prompt. Tokens, per prompt: "
-        f"read (from a cache too), drawn and the verifier's; `drawn` those of completions alone. Cost in {c.currency}; "
+        "what was computed: read (the prompt once, and what no cache had), drawn, and the verifier's; `drawn` those of "
+        f"completions alone. Cost in {c.currency}; "
         "x single: against the first single pass."
     ]
     if any(r.latency is not None for r in c.rows):
@@ -217,7 +218,7 @@ def _draw(axis: "Axes", c: Comparison, colours: Mapping[str, str]) -> None:
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_xlabel("tokens per prompt: read, drawn and the verifier's (log scale)")
+    axis.set_xlabel("tokens computed per prompt: read, drawn and the verifier's (log scale)")
     axis.set_ylabel("accuracy")
     axis.set_title(f"{_prompts(c)}; bars: 95 %", fontsize=9, loc="left")
     axis.grid(alpha=0.25, which="major")
