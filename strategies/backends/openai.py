@@ -70,6 +70,7 @@ class OpenAIBackend(VLLMBackend):
     stops_there = False
     keeps_stop = False
     counts_each = False
+    tokens_per_event = 1
     base_path = ""
     server_kind = "an OpenAI-compatible server"
     longer_context = "serve the model with a longer context"

@@ -8,8 +8,8 @@ and the prefix cache hits.
 
 The spending is what the server reports, seen as it streams (`continuous_usage_stats`), so a call that is cut
 off is booked too. Two residues stay and are stated, not hidden: tokens that the server drew between its last
-chunk and the moment when it saw the connection close (up to a chunk of 16 for each sample of a shared call), and
-the prompt of a call closed before its first chunk.
+chunk and the moment when it saw the connection close (a sample of a shared call comes in chunks of 16; half a chunk is
+booked for one that is cut off), and the prompt of a call closed before its first chunk.
 
 Nothing here retries quietly: a call is sent again only if no byte of an answer came, it is logged and it
 counts in `Usage.calls`. Neither prompts nor the API key go into logs, messages or reprs. What vLLM 0.32.0
@@ -150,7 +150,6 @@ _ADVICE = {
     "metrics": "no counters at /metrics: the accounting cannot be checked against the server's",
 }
 
-_INTERVAL = 16  # tokens of one event of a call that several samples share
 _MOST_LOGPROBS = 20  # vLLM's --max-logprobs where nothing else is said
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
@@ -217,12 +216,21 @@ class _Call:
         self.cached_tokens: int | None = None
         self.prompt_ids: tuple[int, ...] | None = None
         self.total: int | None = None
+        self.cut = False  # the connection was closed before the server's total came
         self.task: asyncio.Task[None] | None = None
 
     @property
     def usage(self) -> Usage:
-        """What the call has taken, as far as it was seen: the server's total once it is there."""
+        """What the call has taken, as far as it was seen: the server's total once it is there.
+
+        Of a sample that was cut off between two events, half an event was drawn and not seen, on average.
+        """
         seen = sum(d.tokens for d in self.drawn)
+        if self.cut and self.total is None and self.n > 1:
+            unseen = self.backend.tokens_per_event // 2
+            seen += sum(
+                min(unseen, self.params.max_tokens - d.tokens) for d in self.drawn if d.finish is None and d.tokens
+            )
         completion = seen if self.total is None else self.total
         if not self.backend.counts_each:  # the total may have come beside a choice, before the others' ends
             completion = max(completion, seen)
@@ -322,6 +330,7 @@ class _Call:
         if self.task is not None and all(
             s.done or d.finish is not None for s, d in zip(self.samples, self.drawn, strict=True)
         ):
+            self.cut = True
             self.task.cancel()
 
     def stream_ended(self) -> None:
@@ -499,6 +508,7 @@ class VLLMBackend:
     stops_there = True  # stop strings are sent, and the server tells which one ended a sample
     keeps_stop = True  # the server leaves the stop string in the text where that is asked for
     counts_each = True  # usage beside one choice counts that sample alone
+    tokens_per_event = 16  # of each sample, in calls that several share
     base_path = "/v1"  # what stands before every path of the protocol
     server_kind = "a vLLM server"
     start = _START
@@ -534,7 +544,7 @@ class VLLMBackend:
             "request_id": call.request_id,
         }
         if call.n > 1:  # samples that nobody watches or stops one by one need no event per token
-            body.setdefault("stream_interval", _INTERVAL)
+            body["stream_interval"] = self.tokens_per_event
         if p.seed is not None:
             body["seed"] = p.seed
         if p.stop:
@@ -965,7 +975,7 @@ OUR_FIELDS = {
     *("model", "messages", "prompt", "n", "temperature", "top_p", "max_tokens", "seed", "stop", "request_id"),
     *("include_stop_str_in_output", "stream", "stream_options", "logprobs", "top_logprobs", "return_token_ids"),
     *("continue_final_message", "add_generation_prompt", "thinking_token_budget", "reasoning_effort"),
-    *("return_tokens_as_token_ids", "max_completion_tokens"),
+    *("return_tokens_as_token_ids", "max_completion_tokens", "stream_interval"),
 }
 """Fields that backends set themselves, so that extra_body may not."""
 _CONVERSATION = (("user", "one"), ("assistant", "two"), ("user", "three"))
