@@ -7,7 +7,7 @@ Sources: FrugalGPT (Chen et al. 2023, 2305.05176); agreement of samples (Yue et 
 """
 
 import asyncio
-import copy
+import dataclasses
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
@@ -443,9 +443,7 @@ class CascadeSpec(StrategyFields, frozen=True, kw_only=True, tag="cascade"):
 
     def _stage(self, place: int, stage: StageSpec, parts: Parts) -> Stage:
         asked_by = f"stages[{place}]"
-        own = copy.copy(parts)
-        if parts.seed is not None:
-            object.__setattr__(own, "seed", parts.seed + place * _SEEDS_APART)
+        own = dataclasses.replace(parts, seed=None if parts.seed is None else parts.seed + place * _SEEDS_APART)
         try:
             strategy = stage.strategy.build(own)
             rule = stage.accept and get_acceptance(stage.accept, verifier=lambda n: own.verifier(n, asked_by=asked_by))

@@ -5,8 +5,9 @@ own beside itself, in its file; `catalogue.py` lists them, and `specs.py` opens 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
@@ -49,7 +50,7 @@ def prices_of(spec: PricesSpec | None, without: Prices = COMPLETION_TOKENS) -> P
     return without if spec is None else Prices(prompt=spec.prompt, completion=spec.completion, cached=spec.cached)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Parts:
     """What specs are built from: opened verifiers and backends by name, and the seed that all draws take.
 
@@ -73,20 +74,27 @@ class Parts:
         return self.backends[name]
 
 
-class _Asked(Parts):
-    """Parts that have everything, opened nothing, and remember what they were asked for."""
+Named = TypeVar("Named")
 
-    def __init__(self) -> None:
-        super().__init__()
-        object.__setattr__(self, "names", {"verifiers": [], "backends": []})
 
-    def verifier(self, name: str, *, asked_by: str) -> Verifier:
-        self.names["verifiers"].append(name)  # type: ignore[attr-defined]
-        return _Unopened(name)
+class _Anything(Mapping[str, Named]):
+    """Has a stand-in under every name, and remembers what it was asked for."""
 
-    def backend(self, name: str, *, asked_by: str) -> Backend:
-        self.names["backends"].append(name)  # type: ignore[attr-defined]
-        return _Closed(name)
+    def __init__(self, stand_in: Callable[[str], Named]) -> None:
+        self.asked: dict[str, Named] = {}
+        self._stand_in = stand_in
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __getitem__(self, name: str) -> Named:
+        return self.asked.setdefault(name, self._stand_in(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.asked)
+
+    def __len__(self) -> int:
+        return len(self.asked)
 
 
 class _Unopened:
@@ -152,16 +160,18 @@ class StrategyFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     @property
     def needs_verifiers(self) -> tuple[str, ...]:
         """Names of the verifiers that it is built from."""
-        return tuple(dict.fromkeys(self._described()[1]["verifiers"]))
+        return self._described()[1]
 
     @property
     def needs_backends(self) -> tuple[str, ...]:
         """Names of the backends that it is built from, beside the one that it runs on."""
-        return tuple(dict.fromkeys(self._described()[1]["backends"]))
+        return self._described()[2]
 
-    def _described(self) -> tuple[Strategy, dict[str, list[str]]]:
-        asked = _Asked()
-        return self.build(asked), asked.names  # type: ignore[attr-defined]
+    def _described(self) -> tuple[Strategy, tuple[str, ...], tuple[str, ...]]:
+        """Build the strategy of stand-ins; return it with the names of the verifiers and backends that it asked for."""
+        verifiers: _Anything[Verifier] = _Anything(_Unopened)
+        backends: _Anything[Backend] = _Anything(_Closed)
+        return self.build(Parts(verifiers, backends)), tuple(verifiers), tuple(backends)
 
 
 class VerifierFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):

@@ -8,7 +8,7 @@ that need PyTorch or aiohttp are touched only by `open_backend` and `open_verifi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -184,36 +184,44 @@ def open_verifiers(
     Raises ConfigError for a verifier that names another one or a backend that is unknown or, by whatever way,
     itself, for a model that isn't there, or a missing extra.
     """
-    opening = _Opening(specs, backends or {})
-    return {name: opening.open(name) for name in specs}
+    return dict(OpenedVerifiers(specs, backends or {}))
 
 
-class _Opening(Parts):
-    """Opens verifiers in the order in which they need each other."""
+class OpenedVerifiers(Mapping[str, Verifier]):
+    """Verifiers by name, each opened when it is first looked up, after those that it is made of.
+
+    opened : those so far.
+
+    Looking one up raises as `open_verifiers`.
+    """
 
     def __init__(self, specs: Mapping[str, VerifierSpec], backends: Mapping[str, Backend]) -> None:
-        super().__init__({}, backends)
-        object.__setattr__(self, "_state", (specs, {}, []))
+        self.opened: dict[str, Verifier] = {}
+        self._specs = specs
+        self._parts = Parts(self, backends)
+        self._under_way: list[str] = []
 
-    def verifier(self, name: str, *, asked_by: str) -> Verifier:
-        specs, _, under_way = self._state  # type: ignore[attr-defined]
-        if name in under_way:
-            raise ConfigError(f"verifier {name!r} is made of itself: {' -> '.join((*under_way, name))}")
-        if name not in specs:
-            raise ConfigError(f"{asked_by} names verifier {name!r}{nearest(name, specs)}")
-        return self.open(name)
+    def __contains__(self, name: object) -> bool:
+        return name in self._specs
 
-    def open(self, name: str) -> Verifier:
-        specs, opened, under_way = self._state  # type: ignore[attr-defined]
-        if name not in opened:
-            under_way.append(name)
+    def __getitem__(self, name: str) -> Verifier:
+        if name not in self.opened:
+            if name in self._under_way:
+                raise ConfigError(f"verifier {name!r} is made of itself: {' -> '.join((*self._under_way, name))}")
+            self._under_way.append(name)
             try:
-                opened[name] = specs[name].open(name, self)
+                self.opened[name] = self._specs[name].open(name, self._parts)
             except ImportError as exc:
                 raise ConfigError(_missing_extra(f"verifier {name!r}", exc)) from exc
             finally:
-                under_way.pop()
-        return opened[name]
+                self._under_way.pop()
+        return self.opened[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
 
 
 # ── strategies and arms ─────────────────────────────────────────────────────────────────────────────────────
@@ -278,6 +286,7 @@ __all__ = [
     "BackendSpec",
     "LocalSpec",
     "OpenAISpec",
+    "OpenedVerifiers",
     "PricesSpec",
     "SpecError",
     "StrategySpec",

@@ -8,19 +8,18 @@ import dataclasses
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Self
 
 import msgspec
 
-from ..strategies import ArmSpec, Backend, BackendSpec, LocalSpec, Verifier, VerifierSpec, open_backend
+from ..strategies import ArmSpec, Backend, BackendSpec, LocalSpec, VerifierSpec, open_backend
 from ..strategies.base import Arm
 from ..strategies.catalogue import VERIFIERS
 from ..strategies.errors import ConfigError, nearest
-from ..strategies.spec import Parts
-from ..strategies.specs import build_arms, check_prices
+from ..strategies.specs import OpenedVerifiers, build_arms, check_prices
 from .config import Config, embedded_config
 
 EMBEDDED = {"tiny-small": "small", "tiny-large": "large"}
@@ -110,29 +109,26 @@ def _embedded_verifiers(embedded: Config, local: bool) -> dict[str, VerifierSpec
     return named
 
 
-Opened = TypeVar("Opened")
+class _OpenedBackends(Mapping[str, Backend]):
+    """Backends by name, each opened when it is first looked up. `opened`: those so far."""
 
-
-class _Lazily(Mapping[str, Opened], Generic[Opened]):
-    """Things by name, each opened when it is first looked up."""
-
-    def __init__(self, known: Mapping[str, object], open_: Callable[[str], Opened]) -> None:
-        self.opened: dict[str, Opened] = {}
-        self._known, self._open = known, open_
+    def __init__(self, specs: Mapping[str, BackendSpec]) -> None:
+        self.opened: dict[str, Backend] = {}
+        self._specs = specs
 
     def __contains__(self, name: object) -> bool:
-        return name in self._known
+        return name in self._specs
 
-    def __getitem__(self, name: str) -> Opened:
+    def __getitem__(self, name: str) -> Backend:
         if name not in self.opened:
-            self.opened[name] = self._open(name)
+            self.opened[name] = open_backend(name, self._specs[name])
         return self.opened[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
+        return iter(self._specs)
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._specs)
 
 
 class Workbench:
@@ -140,9 +136,8 @@ class Workbench:
 
     def __init__(self, at: AtHand) -> None:
         self.at = at
-        self.backends: _Lazily[Backend] = _Lazily(at.backends, self._open_backend)
-        self.verifiers: _Lazily[Verifier] = _Lazily(at.verifiers, self._open_verifier)
-        self._opening: list[str] = []
+        self.backends = _OpenedBackends(at.backends)
+        self.verifiers = OpenedVerifiers(at.verifiers, self.backends)
 
     async def __aenter__(self) -> Self:
         return self
@@ -192,22 +187,6 @@ class Workbench:
             check = getattr(backend, "check", None)
             if check is not None:
                 await check()
-
-    def _open_backend(self, name: str) -> Backend:
-        return open_backend(name, self.at.backends[name])
-
-    def _open_verifier(self, name: str) -> Verifier:
-        if name in self._opening:
-            raise ConfigError(f"verifier {name!r} is made of itself: {' -> '.join((*self._opening, name))}")
-        self._opening.append(name)
-        try:
-            return self.at.verifiers[name].open(name, Parts(self.verifiers, self.backends))
-        except ImportError as exc:
-            raise ConfigError(
-                f"verifier {name!r} needs {exc.name or exc}, which is not installed: pip install 'howhard[all]'"
-            ) from exc
-        finally:
-            self._opening.pop()
 
 
 def _texts(node: object) -> Iterator[str]:

@@ -214,7 +214,7 @@ def test_verifiers_are_opened_under_their_names_and_shared(tiny_reward_model):
 
 
 def test_a_verifier_that_is_not_there_or_made_of_itself_is_named():
-    with pytest.raises(ConfigError, match="verifier 'best' names verifier 'chek'; did you mean 'check'"):
+    with pytest.raises(ConfigError, match="verifier 'best' wants verifier 'chek'; did you mean 'check'"):
         open_verifiers({"best": FirstOfSpec(verifiers=("chek",)), "check": ExactCheckSpec()})
     with pytest.raises(ConfigError, match="'a' is made of itself: a -> b -> a"):
         open_verifiers({"a": FirstOfSpec(verifiers=("b",)), "b": FirstOfSpec(verifiers=("a",))})
