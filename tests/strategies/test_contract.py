@@ -37,14 +37,14 @@ SMALLER = {
 class Judge:
     """Scores any text, partial or not, by its digits; honest about reading nothing."""
 
-    sound, prices = False, None
+    prices = None
 
-    def __init__(self, name="best"):
-        self.name = name
+    def __init__(self, name="best", *, sound=False):
+        self.name, self.sound = name, sound
 
     async def score(self, request, candidates, *, partial=False):
         digits = [sum(map(int, filter(str.isdigit, c.text))) for c in candidates]
-        return Verdicts(tuple((d % 11) / 10 for d in digits))
+        return Verdicts(tuple((d % 11) / 10 for d in digits), sound=self.sound)
 
 
 class UnderAnyName(dict):
@@ -82,10 +82,11 @@ def sureness(solution):
     return -0.1 - len(solution) % 7
 
 
-@pytest.fixture(params=["scripted", "local", "local+prm"])
+@pytest.fixture(params=["scripted", "scripted+proofs", "local", "local+prm"])
 def backend_and_judge(request):
-    if request.param == "scripted":
-        return ScriptedBackend(script, logprob=sureness, confidences=lambda text: [-sureness(text)]), Judge()
+    if request.param.startswith("scripted"):
+        scripted = ScriptedBackend(script, logprob=sureness, confidences=lambda text: [-sureness(text)])
+        return scripted, Judge(sound=request.param.endswith("proofs"))
     backend = request.getfixturevalue("local")
     if request.param == "local":
         return backend, Judge()
