@@ -16,15 +16,13 @@ from .base import (
 )
 from .equivalence import Equivalence, Groups, get_equivalence
 from .errors import ConfigError, nearest
+from .naming import DEFAULT_VERIFIER
 from .running import Run, best_of, with_verdict
 from .selection import SELECTIONS, best_of_majority, weighted_best
 from .spec import Parts, StrategyFields
 from .stopping import Accepted, Fixed, StopRule, get_stop_rule
 from .verifier_errors import PastTheOptimum, VerifierErrors
 from .waves import Waves
-
-DEFAULT_VERIFIER = "best"
-"""A verifier of this name is the default one: it does not show in a strategy's name."""
 
 DEFAULT_FREQUENT = 0.1
 """Share of the answers from which on best-of-majority takes an answer for frequent."""

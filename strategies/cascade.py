@@ -28,9 +28,9 @@ from .base import (
     Trace,
     Usage,
 )
-from .best_of_n import DEFAULT_VERIFIER
 from .errors import BackendError, ConfigError, HowhardError, InputError, PromptTooLong, nearest
 from .hedging import Hedge
+from .naming import DEFAULT_VERIFIER
 from .running import Run
 from .spec import Parts, SpecError, StrategyFields
 
@@ -399,13 +399,15 @@ class CascadeSpec(StrategyFields, frozen=True, kw_only=True, tag="cascade"):
     """Stages; by default five votes, and where fewer than four agree best-of-N.
 
     verifier : of the stages' strategies that want one and name none.
-    hedge_after_s, hedge_quantile : see Hedge; both None = in sequence.
+    hedge_after_s, hedge_quantile, hedge_warmup, hedge_window : see Hedge; the first two None = in sequence.
     """
 
     stages: tuple[StageSpec, ...] = msgspec.field(default_factory=_default_stages)
     verifier: str = DEFAULT_VERIFIER
     hedge_after_s: float | None = None
     hedge_quantile: float | None = None
+    hedge_warmup: int = 20
+    hedge_window: int = 500
 
     def __post_init__(self) -> None:
         """Read each stage's strategy, of any kind that the catalogue knows by now."""
@@ -437,8 +439,10 @@ class CascadeSpec(StrategyFields, frozen=True, kw_only=True, tag="cascade"):
 
     def build(self, parts: Parts) -> Cascade:
         """See StrategyFields."""
-        hedged = self.hedge_after_s is not None or self.hedge_quantile is not None
-        hedge = Hedge(self.hedge_after_s, quantile=self.hedge_quantile) if hedged else None
+        hedge = None
+        if self.hedge_after_s is not None or self.hedge_quantile is not None:
+            learning = {"warmup": self.hedge_warmup, "window": self.hedge_window}
+            hedge = Hedge(self.hedge_after_s, quantile=self.hedge_quantile, **learning)
         return Cascade([self._stage(i, s, parts) for i, s in enumerate(self.stages)], hedge=hedge)
 
     def _stage(self, place: int, stage: StageSpec, parts: Parts) -> Stage:

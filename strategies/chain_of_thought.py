@@ -35,7 +35,8 @@ from .base import (
     Trace,
 )
 from .errors import ConfigError
-from .reasoning import Markers, Splitter
+from .naming import unusual
+from .reasoning import THINK, Markers, Splitter
 from .running import CountsTokens, Run, candidate, most_tokens
 from .spec import Parts, StrategyFields
 
@@ -93,7 +94,7 @@ class ChainOfThought(Bindable):
         waits: int = 0,
         wait_text: str = WAIT,
         forced_text: str = FINAL_ANSWER,
-        markers: Markers | None = None,
+        markers: Markers = THINK,
         cap_by: CapBy = "auto",
         params: SamplingParams | None = None,
     ) -> None:
@@ -123,7 +124,7 @@ class ChainOfThought(Bindable):
                 raise ConfigError(f"{setting}={text!r}: it is empty")
         self.template, self.thinking_tokens, self.waits = template, thinking_tokens, waits
         self.wait_text, self.forced_text = wait_text, forced_text
-        self.markers = markers or Markers()
+        self.markers = markers
         self.cap_by: CapBy = cap_by
 
     def __repr__(self) -> str:
@@ -131,11 +132,15 @@ class ChainOfThought(Bindable):
 
     @property
     def name(self) -> str:
-        """For instance "cot", "think", "think_2048", "think_low_2048_wait_2": effort, cap, waits."""
+        """For instance "cot", "think", "think_2048", "think_low_2048_wait_2": effort, cap, waits; what else is not as
+        usual shows behind them.
+        """
         parts = ["think" if self.template is None else "cot"]
         parts += [self.params.reasoning_effort] if self.params.reasoning_effort is not None else []
         parts += [str(self.thinking_tokens)] if self.thinking_tokens is not None else []
         parts += [f"wait_{self.waits}"] if self.waits else []
+        parts += unusual(self, ChainOfThought, "template") if self.template is not None else []
+        parts += unusual(self, ChainOfThought, "wait_text", "forced_text", "markers", "cap_by")
         return "_".join(parts)
 
     async def run(

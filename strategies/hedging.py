@@ -4,6 +4,7 @@ import math
 from collections import deque
 
 from .errors import ConfigError
+from .naming import unusual
 
 
 class Hedge:
@@ -29,7 +30,7 @@ class Hedge:
             raise ConfigError(f"quantile={quantile!r}: it lies between 0 and 1, as in 0.95")
         if not 1 <= warmup <= window:
             raise ConfigError(f"warmup={warmup!r}: at least 1 time, and no more than window={window!r} are remembered")
-        self.after_s, self.quantile, self.warmup = after_s, quantile, warmup
+        self.after_s, self.quantile, self.warmup, self.window = after_s, quantile, warmup, window
         self._took: deque[float] = deque(maxlen=window)
 
     def __repr__(self) -> str:
@@ -37,8 +38,10 @@ class Hedge:
 
     @property
     def name(self) -> str:
-        """For instance "hedged_2s", "hedged_q0.95"."""
-        return f"hedged_{self.after_s:g}s" if self.quantile is None else f"hedged_q{self.quantile:g}"
+        """For instance "hedged_2s", "hedged_q0.95", "hedged_q0.95_2s_warmup_50"."""
+        quantile = [] if self.quantile is None else [f"q{self.quantile:g}"]
+        seconds = [] if self.after_s is None else [f"{self.after_s:g}s"]
+        return "_".join(["hedged", *quantile, *seconds, *unusual(self, Hedge, "warmup", "window")])
 
     def saw(self, seconds: float) -> None:
         """A first stage took so long."""

@@ -44,6 +44,10 @@ class Markers:
             raise ConfigError(f"start={self.start!r} is the end of reasoning too: the two markers must differ")
 
 
+THINK = Markers()
+"""The markers that most models write."""
+
+
 class _In(Enum):
     """Where in the text the next character stands."""
 
@@ -73,7 +77,7 @@ class Splitter:
     """
 
     def __init__(self, markers: Markers | None = None, *, stated: bool = False) -> None:
-        self._markers = markers or Markers()
+        self._markers = markers or THINK
         self._stated = stated
         self._in = _In.BEGINNING
         self._held = ""  # not told apart yet

@@ -22,8 +22,8 @@ from .base import (
     Trace,
     Verifier,
 )
-from .best_of_n import DEFAULT_VERIFIER
 from .errors import ConfigError, PromptTooLong, nearest
+from .naming import DEFAULT_VERIFIER, by_verifier, unusual
 from .running import Call, Run, best_of, candidate, most_tokens, with_verdict
 from .spec import Parts, StrategyFields
 
@@ -114,12 +114,12 @@ class Refinement(Bindable):
     @property
     def name(self) -> str:
         """For instance "refine_3", "refine_3_of_4" after the best of 4 drafts, "refine_3_by_tests", "..._alone"."""
-        of = f"_of_{self.drafts}" if self.drafts > 1 else ""
-        if self.verifier is None:
-            return f"refine_{self.rounds}{of}_alone"
-        return f"refine_{self.rounds}{of}" + (
-            "" if self.verifier.name == DEFAULT_VERIFIER else f"_by_{self.verifier.name}"
-        )
+        parts = ["refine", str(self.rounds)]
+        parts += [f"of_{self.drafts}"] if self.drafts > 1 else []
+        parts += ["alone"] if self.verifier is None else by_verifier(self.verifier)
+        if self.critique_tokens != self.params.max_tokens:
+            parts.append(f"critique_tokens_{self.critique_tokens}")
+        return "_".join([*parts, *unusual(self, Refinement, "threshold", "critique", "fix")])
 
     async def run(
         self, request: Request, backend: Backend, *, budget: Budget | None = None, trace: Trace | None = None

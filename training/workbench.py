@@ -19,13 +19,13 @@ from ..strategies import ArmSpec, Backend, BackendSpec, LocalSpec, VerifierSpec,
 from ..strategies.base import Arm
 from ..strategies.catalogue import VERIFIERS
 from ..strategies.errors import ConfigError, nearest
+from ..strategies.naming import DEFAULT_VERIFIER
 from ..strategies.specs import OpenedVerifiers, build_arms, check_prices
+from ..strategies.verifiers.first_of import FirstOfSpec
 from .config import Config, embedded_config
 
 EMBEDDED = {"tiny-small": "small", "tiny-large": "large"}
 """Embedded backend -> what the quickstart's configuration, which has its prices, calls it."""
-
-BEST = "best"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class AtHand:
     verifiers: Mapping[str, VerifierSpec]
     chosen: tuple[str, ...]
     usual: Mapping[str, object] = field(default_factory=dict)
-    verifier: str = BEST
+    verifier: str = DEFAULT_VERIFIER
     instructed: bool = True
     currency: str = "completion tokens"
 
@@ -85,7 +85,7 @@ def at_hand(config: Config | None, names: Sequence[str] = (), *, one: bool = Fal
         | ({} if config is None else config.verifiers),
         chosen=chosen,
         usual={"temperature": draws.temperature, "top_p": draws.top_p, "max_tokens": draws.max_tokens},
-        verifier="tiny-prm" if local else BEST,
+        verifier="tiny-prm" if local else DEFAULT_VERIFIER,
         instructed=not local,
         currency=embedded.currency if config is None else config.currency,
     )
@@ -102,10 +102,9 @@ def _plain_verifiers() -> dict[str, VerifierSpec]:
 
 def _embedded_verifiers(embedded: Config, local: bool) -> dict[str, VerifierSpec]:
     """The names that the README uses. "best" trusts tiny-prm only with the texts it knows: those of its siblings."""
-    check, prm, best = (embedded.verifiers[name] for name in ("check", "prm", BEST))
-    vote = embedded.verifiers["vote"]
+    check, prm, vote = (embedded.verifiers[name] for name in ("check", "prm", "vote"))
     named: dict[str, VerifierSpec] = {"check": check, "tiny-prm": prm, "prm": prm, "vote": vote}
-    named[BEST] = type(best)(verifiers=("check", "tiny-prm" if local else "vote"))  # type: ignore[call-arg]
+    named[DEFAULT_VERIFIER] = FirstOfSpec(verifiers=("check", "tiny-prm" if local else "vote"))
     return named
 
 

@@ -8,13 +8,12 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
-from ..base import SamplingParams, Verifier
 from ..errors import ConfigError
 from ..spec import Parts
 from .branch import Ask, Branch, Grown, most_visited
-from .engine import SearchFields, StepSearch, at_least_one
-from .steps import StepEnd
+from .engine import Common, SearchFields, StepSearch, at_least_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,32 +66,21 @@ class ABMCTS(StepSearch):
     """
 
     across = False
+    minor = ("prior_mean", "batch")
 
     def __init__(
         self,
         *,
-        verifier: Verifier,
         samples: int = 96,
         prior_mean: float | None = None,
         batch: int = 8,
-        params: SamplingParams | None = None,
-        step_end: StepEnd = "\n",
-        step_tokens: int = 64,
-        max_steps: int = 32,
-        token_budget: int | None = None,
+        **common: Unpack[Common],
     ) -> None:
         at_least_one(samples=samples, batch=batch)
         if prior_mean is not None and not 0 <= prior_mean <= 1:
             raise ConfigError(f"prior_mean={prior_mean!r}: it must lie in [0, 1], as scores do, or be None")
         self.samples, self.prior_mean, self.batch = samples, prior_mean, batch
-        super().__init__(
-            verifier=verifier,
-            params=params,
-            step_end=step_end,
-            step_tokens=step_tokens,
-            max_steps=max_steps,
-            token_budget=token_budget,
-        )
+        super().__init__(**common)
 
     @property
     def stride(self) -> int:
@@ -100,7 +88,7 @@ class ABMCTS(StepSearch):
         return self.batch
 
     @property
-    def name(self) -> str:
+    def title(self) -> str:
         """For instance "ab_mcts_96"."""
         return f"ab_mcts_{self.samples}"
 

@@ -2,12 +2,11 @@
 
 import random
 from collections.abc import Sequence
+from typing import Unpack
 
-from ..base import SamplingParams, Verifier
 from ..spec import Parts
 from .branch import Ask, Branch, Grown
-from .engine import SearchFields, StepSearch, at_least_one
-from .steps import StepEnd
+from .engine import Common, SearchFields, StepSearch, at_least_one
 
 
 class TreeSearch(StepSearch):
@@ -28,24 +27,12 @@ class TreeSearch(StepSearch):
         *,
         width: int,
         branches: int,
-        verifier: Verifier,
-        params: SamplingParams | None = None,
-        step_end: StepEnd = "\n",
-        step_tokens: int = 64,
-        max_steps: int = 32,
-        token_budget: int | None = None,
+        **common: Unpack[Common],
     ) -> None:
         at_least_one(width=width, branches=branches)
         self.width = width
         self.branches = branches
-        super().__init__(
-            verifier=verifier,
-            params=params,
-            step_end=step_end,
-            step_tokens=step_tokens,
-            max_steps=max_steps,
-            token_budget=token_budget,
-        )
+        super().__init__(**common)
 
     def __repr__(self) -> str:
         return (
@@ -59,7 +46,7 @@ class TreeSearch(StepSearch):
         return self.width * self.branches
 
     @property
-    def name(self) -> str:
+    def title(self) -> str:
         """For instance "beam_4x4": width, then branches."""
         return f"beam_{self.width}x{self.branches}"
 

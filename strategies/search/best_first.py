@@ -2,12 +2,11 @@
 
 import random
 from collections.abc import Sequence
+from typing import Unpack
 
-from ..base import SamplingParams, Verifier
 from ..spec import Parts
 from .branch import Ask, Branch, Grown
-from .engine import SearchFields, StepSearch, at_least_one
-from .steps import StepEnd
+from .engine import Common, SearchFields, StepSearch, at_least_one
 
 
 class BestFirst(StepSearch):
@@ -23,30 +22,20 @@ class BestFirst(StepSearch):
     settings see StepSearch.
     """
 
+    minor = ("solutions", "batch")
+
     def __init__(
         self,
         *,
-        verifier: Verifier,
         expansions: int = 32,
         branches: int = 4,
         solutions: int = 2,
         batch: int = 1,
-        params: SamplingParams | None = None,
-        step_end: StepEnd = "\n",
-        step_tokens: int = 64,
-        max_steps: int = 32,
-        token_budget: int | None = None,
+        **common: Unpack[Common],
     ) -> None:
         at_least_one(expansions=expansions, branches=branches, solutions=solutions, batch=batch)
         self.expansions, self.branches, self.solutions, self.batch = expansions, branches, solutions, batch
-        super().__init__(
-            verifier=verifier,
-            params=params,
-            step_end=step_end,
-            step_tokens=step_tokens,
-            max_steps=max_steps,
-            token_budget=token_budget,
-        )
+        super().__init__(**common)
 
     @property
     def stride(self) -> int:
@@ -54,7 +43,7 @@ class BestFirst(StepSearch):
         return self.branches
 
     @property
-    def name(self) -> str:
+    def title(self) -> str:
         """For instance "best_first_32x4": expansions, then branches."""
         return f"best_first_{self.expansions}x{self.branches}"
 

@@ -5,12 +5,11 @@ Source: Beeching, Tunstall, Rush 2024, "Scaling test-time compute with open mode
 
 import random
 from collections.abc import Sequence
+from typing import Unpack
 
-from ..base import SamplingParams, Verifier
 from ..spec import Parts
 from .branch import Ask, Branch, Grown
-from .engine import SearchFields, StepSearch, at_least_one
-from .steps import StepEnd
+from .engine import Common, SearchFields, StepSearch, at_least_one
 
 
 class DVTS(StepSearch):
@@ -30,23 +29,11 @@ class DVTS(StepSearch):
         *,
         width: int,
         branches: int,
-        verifier: Verifier,
-        params: SamplingParams | None = None,
-        step_end: StepEnd = "\n",
-        step_tokens: int = 64,
-        max_steps: int = 32,
-        token_budget: int | None = None,
+        **common: Unpack[Common],
     ) -> None:
         at_least_one(width=width, branches=branches)
         self.width, self.branches = width, branches
-        super().__init__(
-            verifier=verifier,
-            params=params,
-            step_end=step_end,
-            step_tokens=step_tokens,
-            max_steps=max_steps,
-            token_budget=token_budget,
-        )
+        super().__init__(**common)
 
     @property
     def stride(self) -> int:
@@ -54,7 +41,7 @@ class DVTS(StepSearch):
         return self.width * self.branches
 
     @property
-    def name(self) -> str:
+    def title(self) -> str:
         """For instance "dvts_4x4": subtrees, then branches."""
         return f"dvts_{self.width}x{self.branches}"
 

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Iterable, Sequence
+from typing import Required, TypedDict
 
 from ..base import (
     Backend,
@@ -24,6 +25,7 @@ from ..base import (
     Verifier,
 )
 from ..errors import ConfigError, PromptTooLong
+from ..naming import DEFAULT_VERIFIER, by_step_verifier, unusual
 from ..running import Call, CountsTokens, Run, best_of, most_tokens
 from ..spec import Parts, StrategyFields
 from .branch import Ask, Branch, Grown, Rule
@@ -31,8 +33,19 @@ from .steps import StepEnd, Steps
 from .tree import Node, State, Tree
 
 
+class Common(TypedDict, total=False):
+    """The settings that every search takes beside its own; what they mean, and their defaults, stand at StepSearch."""
+
+    verifier: Required[Verifier]
+    params: SamplingParams | None
+    step_end: StepEnd
+    step_tokens: int
+    max_steps: int
+    token_budget: int | None
+
+
 class StepSearch(Bindable):
-    """What all searches have in common. A subclass adds its own settings, a name, and its rule.
+    """What all searches have in common. A subclass adds its own settings, a title, and its rule.
 
     verifier     : scores partial solutions (a process reward model) and finished ones.
     params       : how steps are drawn; `max_tokens` bounds one whole solution, `stop` ends a solution.
@@ -54,6 +67,8 @@ class StepSearch(Bindable):
     """Whether equal texts are one branch also where they come from two branches of a round."""
     blind = "they counted as even chances"
     """What became of branches that the verifier left unjudged, for people."""
+    minor: tuple[str, ...] = ()
+    """Own settings that the title leaves out: they show in the name where they are not the usual ones."""
 
     def __init__(
         self,
@@ -82,9 +97,16 @@ class StepSearch(Bindable):
         raise NotImplementedError
 
     @property
-    def name(self) -> str:
-        """Short and stable."""
+    def title(self) -> str:
+        """Its kind and main settings: what its name begins with."""
         raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """The title, and what is not as usual: "beam_4x4", "rebase_16_spread_0.1_by_judge_step_tokens_48"."""
+        own = unusual(self, type(self), *self.minor)
+        common = unusual(self, StepSearch, "step_end", "step_tokens", "max_steps", "token_budget")
+        return "_".join([self.title, *own, *by_step_verifier(self.verifier), *common])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name}, verifier={self.verifier.name!r}, params={self.params!r})"
@@ -124,13 +146,13 @@ class SearchFields(StrategyFields, frozen=True, kw_only=True):
     step_end : a string, a list of strings (SENTENCE_ENDS of steps.py), or null: every `step_tokens` tokens.
     """
 
-    verifier: str = "best"
+    verifier: str = DEFAULT_VERIFIER
     step_end: str | tuple[str, ...] | None = "\n"
     step_tokens: int = 64
     max_steps: int = 32
     token_budget: int | None = None
 
-    def common(self, parts: Parts, *, asked_by: str) -> dict:
+    def common(self, parts: Parts, *, asked_by: str) -> Common:
         """The arguments that every search takes."""
         return {
             "verifier": parts.verifier(self.verifier, asked_by=asked_by),

@@ -8,14 +8,12 @@ grows the tree that one leaf at a time would. Progressive widening: Coulom 2007;
 import math
 import random
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, Unpack, get_args
 
-from ..base import SamplingParams, Verifier
 from ..errors import BackendError, ConfigError, nearest
 from ..spec import Parts
 from .branch import Ask, Branch, Grown, most_visited
-from .engine import SearchFields, StepSearch, at_least_one
-from .steps import StepEnd
+from .engine import Common, SearchFields, StepSearch, at_least_one
 
 Choice = Literal["uct", "puct"]
 Value = Literal["verifier", "rollout"]
@@ -69,11 +67,11 @@ class MCTS(StepSearch):
     """
 
     across = False
+    minor = ("exploration", "widen_k", "widen_alpha", "batch")
 
     def __init__(
         self,
         *,
-        verifier: Verifier,
         samples: int = 96,
         choice: Choice = "uct",
         value: Value = "verifier",
@@ -81,11 +79,7 @@ class MCTS(StepSearch):
         widen_k: float = 3.0,
         widen_alpha: float = 0.2,
         batch: int = 8,
-        params: SamplingParams | None = None,
-        step_end: StepEnd = "\n",
-        step_tokens: int = 64,
-        max_steps: int = 32,
-        token_budget: int | None = None,
+        **common: Unpack[Common],
     ) -> None:
         at_least_one(samples=samples, batch=batch)
         for name, found, known in (("choice", choice, get_args(Choice)), ("value", value, get_args(Value))):
@@ -97,18 +91,12 @@ class MCTS(StepSearch):
             raise ConfigError(f"widen_k={widen_k!r}: it must be a finite number >= 1")
         if not 0 <= widen_alpha < 1:
             raise ConfigError(f"widen_alpha={widen_alpha!r}: it must lie in [0, 1)")
-        self.samples, self.choice, self.value, self.batch = samples, choice, value, batch
-        self.exploration = EXPLORATION[choice] if exploration is None else exploration
+        self.samples, self.value, self.batch = samples, value, batch
+        self.choice: Choice = choice
+        self.exploration = exploration
         self.widen_k, self.widen_alpha = widen_k, widen_alpha
         self.rollouts = value == "rollout"
-        super().__init__(
-            verifier=verifier,
-            params=params,
-            step_end=step_end,
-            step_tokens=step_tokens,
-            max_steps=max_steps,
-            token_budget=token_budget,
-        )
+        super().__init__(**common)
 
     @property
     def stride(self) -> int:
@@ -116,7 +104,7 @@ class MCTS(StepSearch):
         return math.ceil(self.widen_k)
 
     @property
-    def name(self) -> str:
+    def title(self) -> str:
         """For instance "mcts_96", "mcts_96_puct_rollout"."""
         parts = ["mcts", str(self.samples)]
         parts += ["puct"] if self.choice == "puct" else []
@@ -135,6 +123,7 @@ class _Visits:
 
     def __init__(self, settings: MCTS, root: Branch) -> None:
         self.settings, self.root = settings, root
+        self.c = EXPLORATION[settings.choice] if settings.exploration is None else settings.exploration
         self.drawn = 0
         self.asked: dict[Branch, int] = {}  # samples in flight that a branch drew itself
         self.flying: dict[Branch, int] = {}  # samples in flight at or below a branch
@@ -196,7 +185,7 @@ class _Visits:
             "in_flight": self.flying.get(child, 0),
             "parent_visits": parent.visits,
             "parent_in_flight": self.flying.get(parent, 0),
-            "c": self.settings.exploration,
+            "c": self.c,
         }
         if self.settings.choice == "uct":
             return uct(child.mean, **counts)
@@ -210,7 +199,7 @@ class _Visits:
             "in_flight": self.asked[parent],
             "parent_visits": parent.visits,
             "parent_in_flight": self.flying[parent],
-            "c": self.settings.exploration,
+            "c": self.c,
         }
         if self.settings.choice == "uct":
             return uct(parent.mean, **counts)

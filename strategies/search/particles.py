@@ -8,12 +8,11 @@ is systematic here, which has the same mean and less noise than their multinomia
 import math
 import random
 from collections.abc import Sequence
+from typing import Unpack
 
-from ..base import SamplingParams, Verifier
 from ..spec import Parts
 from .branch import Ask, Branch, Grown
-from .engine import SearchFields, StepSearch, at_least_one
-from .steps import StepEnd
+from .engine import Common, SearchFields, StepSearch, at_least_one
 
 _NEAREST = 1e-7  # a reward is taken to lie so far from 0 and 1, for its logit
 
@@ -78,24 +77,12 @@ class ParticleFilter(StepSearch):
         self,
         *,
         n: int,
-        verifier: Verifier,
         entropic: bool = False,
-        params: SamplingParams | None = None,
-        step_end: StepEnd = "\n",
-        step_tokens: int = 64,
-        max_steps: int = 32,
-        token_budget: int | None = None,
+        **common: Unpack[Common],
     ) -> None:
         at_least_one(n=n)
         self.n, self.entropic = n, entropic
-        super().__init__(
-            verifier=verifier,
-            params=params,
-            step_end=step_end,
-            step_tokens=step_tokens,
-            max_steps=max_steps,
-            token_budget=token_budget,
-        )
+        super().__init__(**common)
 
     @property
     def stride(self) -> int:
@@ -103,7 +90,7 @@ class ParticleFilter(StepSearch):
         return self.n
 
     @property
-    def name(self) -> str:
+    def title(self) -> str:
         """For instance "particles_16", "particles_16_entropic"."""
         return f"particles_{self.n}" + ("_entropic" if self.entropic else "")
 

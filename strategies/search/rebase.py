@@ -7,13 +7,12 @@ by largest remainder, so that they always sum up to the budget.
 import math
 import random
 from collections.abc import Sequence
+from typing import Unpack
 
-from ..base import SamplingParams, Verifier
 from ..errors import ConfigError
 from ..spec import Parts
 from .branch import Ask, Branch, Grown
-from .engine import SearchFields, StepSearch, at_least_one
-from .steps import StepEnd
+from .engine import Common, SearchFields, StepSearch, at_least_one
 
 
 def shares(total: int, rewards: Sequence[float], copies: Sequence[int], temperature: float) -> list[int]:
@@ -44,30 +43,20 @@ class Rebase(StepSearch):
     other settings see StepSearch.
     """
 
+    minor = ("spread",)
+
     def __init__(
         self,
         *,
         n: int,
-        verifier: Verifier,
         spread: float = 0.2,
-        params: SamplingParams | None = None,
-        step_end: StepEnd = "\n",
-        step_tokens: int = 64,
-        max_steps: int = 32,
-        token_budget: int | None = None,
+        **common: Unpack[Common],
     ) -> None:
         at_least_one(n=n)
         if not (math.isfinite(spread) and spread > 0):
             raise ConfigError(f"spread={spread!r}: it must be a finite number above 0")
         self.n, self.spread = n, spread
-        super().__init__(
-            verifier=verifier,
-            params=params,
-            step_end=step_end,
-            step_tokens=step_tokens,
-            max_steps=max_steps,
-            token_budget=token_budget,
-        )
+        super().__init__(**common)
 
     @property
     def stride(self) -> int:
@@ -75,7 +64,7 @@ class Rebase(StepSearch):
         return self.n
 
     @property
-    def name(self) -> str:
+    def title(self) -> str:
         """For instance "rebase_16"."""
         return f"rebase_{self.n}"
 

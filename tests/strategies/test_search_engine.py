@@ -482,8 +482,8 @@ def test_the_router_s_beams_load_as_they_were_written():
         ({"kind": "mcts"}, "mcts_96"),
         ({"kind": "mcts", "choice": "puct", "value": "rollout", "samples": 8}, "mcts_8_puct_rollout"),
         ({"kind": "ab_mcts"}, "ab_mcts_96"),
-        ({"kind": "rebase", "n": 2, "step_end": [". ", "\n"]}, "rebase_2"),
-        ({"kind": "rebase", "n": 2, "step_end": None, "step_tokens": 16}, "rebase_2"),
+        ({"kind": "rebase", "n": 2, "step_end": [". ", "\n"]}, "rebase_2_step_end_020b4f"),
+        ({"kind": "rebase", "n": 2, "step_end": None, "step_tokens": 16}, "rebase_2_step_end_none_step_tokens_16"),
     ],
 )
 def test_a_kind_alone_describes_a_search(described, name):

@@ -330,6 +330,6 @@ def test_settings_are_checked_when_built(changes, words):
 
 def test_the_name_says_width_and_branches():
     strategy = search({}, width=4, branches=3)
-    assert strategy.name == "beam_4x3"
+    assert strategy.name == "beam_4x3_by_guide"
     assert "width=4, branches=3, verifier='guide'" in repr(strategy)
-    assert strategy.on(backend()).name == "scripted/beam_4x3"
+    assert strategy.on(backend()).name == "scripted/beam_4x3_by_guide"
