@@ -44,7 +44,8 @@ _SEEDS_APART = 1_000_003
 class Stage:
     """A step of a cascade.
 
-    strategy : what it runs.
+    strategy : what it runs. Seeds of stages on one backend must lie apart (CascadeSpec sees to it): with one seed they
+               would draw the same samples again.
     backend  : what on; None = the backend that the cascade is bound to.
     accept   : when its answer is taken: a rule, or its words ("agreement >= 0.8"; see
                `acceptance.get_acceptance`). The last stage has none: it is taken as it comes.

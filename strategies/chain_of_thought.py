@@ -441,6 +441,7 @@ class ThoughtStream:
             self._pieces.put_nowait(shown)
 
     def _ended(self, task: "asyncio.Task[StrategyResult]") -> None:
+        self._thought.cancel()  # a task that is cancelled before its first step has no chance to
         if not task.cancelled():
             task.exception()  # told by `result`, or by nobody
         self._pieces.put_nowait(None)
@@ -450,7 +451,7 @@ class ThoughtStream:
         try:
             while (piece := await self._pieces.get()) is not None:
                 yield piece
-        except BaseException:
+        except asyncio.CancelledError:
             self.cancel()
             raise
         self._pieces.put_nowait(None)  # for whoever iterates again

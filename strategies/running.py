@@ -4,9 +4,10 @@ A strategy holds settings; a Run holds the state of one request. Nothing here de
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -124,6 +125,17 @@ class Run:
         if self.meter.stopped:
             end()
         return lambda: self._under_way.pop(key, None)
+
+    @contextlib.asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """Let what runs inside go on until the run is stopped or its time is over; then TimeoutError ends it."""
+        async with asyncio.timeout(self._seconds_left()) as limit:
+            forget = self.when_stopped(lambda: None if limit.expired() else limit.reschedule(0.0))
+            try:
+                yield
+            finally:
+                forget()
+                self.out_of_time = self.out_of_time or limit.expired()
 
     # ── the budget ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -260,14 +272,9 @@ class Run:
             words = f"{self.budget_words} does not hold the {most.total_tokens} tokens that {verifier.name!r} may take"
             return dataclasses.replace(nothing, note=words)
         try:
-            async with asyncio.timeout(left) as limit:
-                forget = self.when_stopped(lambda: None if limit.expired() else limit.reschedule(0.0))
-                try:
-                    verdicts = await judged(verifier, self.request, candidates, partial=partial)
-                finally:
-                    forget()
+            async with self.in_time():
+                verdicts = await judged(verifier, self.request, candidates, partial=partial)
         except TimeoutError:
-            self.out_of_time = True
             return nothing
         self.meter.book(verdicts.usage)
         self._judged[verifier.name] = self._judged.get(verifier.name, Usage()) + verdicts.usage

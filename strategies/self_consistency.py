@@ -210,6 +210,7 @@ class _Online:
         finally:
             for task in watching:
                 task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
         for stream, generation in zip(streams, generations, strict=True):
             self._stopped += stream.stopped and generation.finish_reason == "cancelled"
             self._silent += not stream.told and generation.finish_reason == "stop"

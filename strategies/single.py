@@ -82,7 +82,7 @@ class SingleStream:
         try:
             async for delta in self._batch.samples[0][0]:
                 yield delta
-        except BaseException:
+        except asyncio.CancelledError:
             self.cancel()
             raise
 

@@ -5,7 +5,8 @@
         asyncio.run(check(Subject(strategy, backend, prompts=("1 + 2", "3 + 4"))))
 
 Each check is a coroutine that raises AssertionError. `ScriptedBackend` is a small honest fake for faults and
-exact texts; `FailingOn` makes chosen samples of any backend fail. For tests of this and of other packages.
+exact texts; `FailingOn` makes chosen samples of any backend fail, `Noting` tells what it was asked for. For tests of
+this and of other packages.
 """
 
 import asyncio
@@ -187,6 +188,24 @@ class FailingOn:
                     row[place] = _Failing(row[place], self.cause)
             self.spared += sum(not isinstance(sample, _Failing) for sample in row)
         return batch
+
+    async def close(self) -> None:
+        """Leave it to the owner of the other backend."""
+
+
+class Noting:
+    """Another backend, and what it was asked for. `calls`: the prefixes, n and settings of each call."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.calls: list[tuple[tuple[Prefix, ...], int, SamplingParams]] = []
+        self.name, self.prices = backend.name, backend.prices
+        self.fingerprint, self.context = backend.fingerprint, backend.context
+
+    def generate(self, prefixes: Sequence[Prefix], *, n: int, params: SamplingParams, apart: bool = False) -> Batch:
+        """See Backend."""
+        self.calls.append((tuple(prefixes), n, params))
+        return self.backend.generate(prefixes, n=n, params=params, apart=apart)
 
     async def close(self) -> None:
         """Leave it to the owner of the other backend."""
@@ -396,6 +415,20 @@ async def the_trace_tells_every_candidate(subject: Subject) -> None:
     assert sum(bool(fields["chosen"]) for fields in samples) == 1
 
 
+async def no_sample_is_drawn_twice(subject: Subject) -> None:
+    """No two samples of a run share prefix and seed: they would be one sample, paid and counted twice."""
+    noting = Noting(subject.backend)
+    await dataclasses.replace(subject, backend=noting).run(subject.prompts[0])
+    drawn = [
+        (prefix.messages, prefix.answer, params.seed + i)
+        for prefixes, n, params in noting.calls
+        if params.seed is not None and params.temperature > 0
+        for prefix in prefixes
+        for i in range(n)
+    ]
+    assert len(set(drawn)) == len(drawn), f"drawn twice: {max(drawn, key=drawn.count)}"
+
+
 CONTRACT: tuple[Check, ...] = (
     usage_is_what_the_backend_served,
     a_token_budget_holds,
@@ -407,6 +440,7 @@ CONTRACT: tuple[Check, ...] = (
     concurrent_requests_do_not_mix,
     there_is_an_answer_where_a_sample_is_complete,
     the_trace_tells_every_candidate,
+    no_sample_is_drawn_twice,
 )
 """What every strategy promises on every backend."""
 

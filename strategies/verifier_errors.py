@@ -127,11 +127,6 @@ class VerifierErrors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return beta_nodes(*self.beta)
 
 
-def check_n(n: int, errors: VerifierErrors) -> str | None:
-    """Say that n is past the optimum; None where it is not. The same as `errors.warning(n)`."""
-    return errors.warning(n)
-
-
 def beta_nodes(a: float, b: float, nodes: int = _NODES) -> list[tuple[float, float]]:
     """Return points in (0, 1) and their weights, which add up to 1: the Gauss quadrature of a Beta(a, b) distribution.
 

@@ -4,7 +4,6 @@ How large a wave is, and whether there is another, is said by a stop rule (`stop
 by the strategy.
 """
 
-import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
 
@@ -58,17 +57,10 @@ class Waves:
         if self._equivalence is None:
             return (None,) * len(self.candidates)
         answers = [c.answer for c in self.candidates]
-        seconds = self.run.meter.budget.seconds
-        left = None if seconds is None else max(0.0, seconds - self.run.meter.seconds)
         try:
-            async with asyncio.timeout(left) as limit:
-                forget = self.run.when_stopped(lambda: None if limit.expired() else limit.reschedule(0.0))
-                try:
-                    return await self._equivalence.groups(answers, tell=self._tell)
-                finally:
-                    forget()
+            async with self.run.in_time():
+                return await self._equivalence.groups(answers, tell=self._tell)
         except TimeoutError:
-            self.run.out_of_time = True
             self._ended = self._ended or f"{self.run.budget_words} was spent while answers were compared"
             self._tell("answers were compared by their canonical forms")
             return await Canonical().groups(answers)

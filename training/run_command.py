@@ -179,10 +179,13 @@ async def _drawn(
     if show is None:
         return await arm.run(request, budget=budget, trace=trace)
     flow = arm.strategy.stream(request, arm.backend, budget=budget, trace=trace)  # type: ignore[attr-defined]
-    async for delta in flow:
-        show(delta.text)
-    show("\n")
-    return await flow.result()
+    try:
+        async for delta in flow:
+            show(delta.text)
+        show("\n")
+        return await flow.result()
+    finally:
+        flow.cancel()  # where it could not be shown, nobody is left to read it
 
 
 def _recorder(log: Path | None) -> "contextlib.AbstractContextManager[Recorder | None]":

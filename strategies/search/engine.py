@@ -425,6 +425,7 @@ class _Search:
         drawn = await self.run.draw(
             [Call([b.prefix for b in group], 1, params.but(max_tokens=room)) for room, group in by_room.items()]
         )
+        self._seed += 1  # the next round may go on from the same branches
         ends = {
             branch: self._add(self._new_end(branch, row[0]))
             for group, rows in zip(by_room.values(), drawn, strict=True)

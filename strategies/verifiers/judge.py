@@ -5,7 +5,6 @@ howhard.training.judge_grader. What it writes is read by strict rules; what cann
 stands between marks that it cannot know beforehand, but a text may still talk a judge round: it is never sound.
 """
 
-import asyncio
 import hashlib
 import itertools
 import math
@@ -213,11 +212,7 @@ class Judge:
                 f"judge {self.name!r}: no question fits the {self.backend.context} tokens of {self.backend.name!r}"
             )
         batch = self.backend.generate(prefixes, n=self._n, params=questions[0].params)
-        try:
-            rows = iter(await batch.all())
-        except asyncio.CancelledError:
-            batch.cancel()
-            raise
+        rows = iter(await batch.all())
         u = batch.usage
         spent = Usage(verifier_tokens=u.prompt_tokens + u.completion_tokens, calls=u.calls, cost=u.cost)
         return [next(rows) if fit else [] for fit in fits], spent
@@ -412,8 +407,7 @@ class JudgeSpec(VerifierFields, frozen=True, kw_only=True, tag="judge"):
 
     def settings(self) -> JudgeSettings:
         """The settings alone."""
-        names = ("mode", "template", "scale", "samples", "calibration", "opponents", "max_tokens", "seed")
-        return JudgeSettings(**{name: getattr(self, name) for name in names})
+        return JudgeSettings(**{name: getattr(self, name) for name in JudgeSettings.__slots__})
 
     def open(self, name: str, parts: Parts) -> Judge:
         """See VerifierFields."""

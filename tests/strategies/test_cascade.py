@@ -50,8 +50,8 @@ def backend(*texts, name="small", **options):
     return ScriptedBackend(lambda prompt: texts, name=name, **options)
 
 
-def votes(n=4):
-    return BestOfN(n=n, verifier=Vote(), params=PARAMS)
+def votes(n=4, params=PARAMS):
+    return BestOfN(n=n, verifier=Vote(), params=params)
 
 
 SINGLE = SinglePass(PARAMS)
@@ -511,9 +511,14 @@ def test_two_stages_on_one_backend_do_not_draw_the_same_samples_again():
 @pytest.mark.parametrize("hedge", [None, 0.0, 60.0], ids=["in sequence", "hedged at once", "hedged late"])
 def test_it_keeps_the_contract(check, hedge):
     scripted = ScriptedBackend(lambda prompt: [f"{prompt}\n{i}{i + 1}\nAnswer: {i % 3}" for i in range(7)])
-    first = BestOfN(n=3, verifier=Digits(), params=PARAMS)
+    one, two, three = (PARAMS.but(seed=seed) for seed in (0, 100, 200))
     cascade = Cascade(
-        [Stage(first, accept="score >= 1"), Stage(votes(), accept="agreement >= 1"), Stage(first)], hedge=hedge
+        [
+            Stage(BestOfN(n=3, verifier=Digits(), params=one), accept="score >= 1"),
+            Stage(votes(params=two), accept="agreement >= 1"),
+            Stage(BestOfN(n=3, verifier=Digits(), params=three)),
+        ],
+        hedge=hedge,
     )
 
     async def served():

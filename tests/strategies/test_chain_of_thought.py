@@ -20,6 +20,7 @@ from howhard.strategies import (
     Prices,
     Request,
     SamplingParams,
+    SinglePass,
     StrategySpec,
 )
 from howhard.strategies.backends.openai import OpenAIBackend
@@ -307,6 +308,34 @@ def test_a_caller_that_is_cancelled_takes_its_stream_along(reads):
 
     asyncio.run(asyncio.wait_for(main(), 30))
     assert backend.served.completion_tokens == 1
+
+
+@pytest.mark.parametrize("strategy", [ChainOfThought(), SinglePass()], ids=lambda s: s.name)
+def test_a_stream_that_is_not_read_to_its_end_is_drawn_to_its_end(strategy):
+    async def main():
+        stream = strategy.stream(Request.of("x"), scripted("3 + 4 is 7\nAnswer: 7"))
+        async for _ in stream:
+            break
+        return await stream.result()
+
+    assert asyncio.run(asyncio.wait_for(main(), 30)).answer == "7"
+
+
+def test_a_stream_whose_caller_is_cancelled_before_it_began_draws_nothing():
+    backend = scripted("<think>3 and on and on")
+
+    async def main():
+        backend.held = asyncio.Event()
+        stream = ChainOfThought(**THINK).stream(Request.of("x"), backend)
+        task = asyncio.create_task(stream.result())
+        stream._task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for _ in range(9):
+            await asyncio.sleep(0)
+        return backend.running
+
+    assert asyncio.run(asyncio.wait_for(main(), 30)) == 0
 
 
 def test_what_a_stream_could_not_draw_is_told_by_its_result():

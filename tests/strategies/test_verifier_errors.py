@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from howhard.strategies.errors import ConfigError
-from howhard.strategies.verifier_errors import VerifierErrors, beta_nodes, check_n
+from howhard.strategies.verifier_errors import VerifierErrors, beta_nodes
 
 MIXED = VerifierErrors(true_positive=1.0, false_positive=0.1, p=(0.9, 0.02))
 
@@ -72,11 +72,11 @@ def test_a_sound_verifier_has_no_optimum_and_a_lenient_one_has_an_early_one():
 def test_the_warning_names_the_optimum_and_what_passing_it_costs():
     errors = VerifierErrors(false_positive=0.02, p=(0.6, 0.01))
     best = errors.best_n(64)
-    words = check_n(64, errors)
+    words = errors.warning(64)
     assert f"n=64 is past the optimum of n={best}" in words
     assert f"precision {errors.precision(64):.3g} instead of {errors.precision(best):.3g}" in words
-    assert check_n(best, errors) is None
-    assert check_n(1, errors) is None
+    assert errors.warning(best) is None
+    assert errors.warning(1) is None
 
 
 @settings(max_examples=15, deadline=None)
