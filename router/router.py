@@ -29,7 +29,6 @@ from ..strategies import (
     TreeSearchSpec,
     build_strategy,
     open_backend,
-    open_verifiers,
 )
 from ..strategies.base import Arm, Backend, Budget, Delta, Prefix, Prompt, Request, StrategyResult, Verifier
 from ..strategies.errors import (
@@ -42,6 +41,7 @@ from ..strategies.errors import (
     nearest,
 )
 from ..strategies.single import SinglePass
+from ..strategies.specs import OpenedVerifiers
 from .artifact import Manifest
 from .decision import ArmEstimate, Context, Decision, Reason
 from .estimates import Estimates
@@ -505,7 +505,8 @@ class _Served:
         fingerprint: Literal["warn", "error"],
     ) -> None:
         self._specs: dict[str, ArmSpec | None] = dict(zip(manifest.arms, manifest.specs, strict=True))
-        wanted = {s.backend for s in self._specs.values() if s is not None}
+        self._needs = {a: _needs(s, manifest, verifiers) for a, s in self._specs.items() if s is not None}
+        wanted = {name for names in self._needs.values() for name in names}
         for name in backends:
             if name not in wanted:
                 raise InputError(f"backends: {name!r} is not a backend of this router{nearest(name, wanted)}")
@@ -521,6 +522,7 @@ class _Served:
         self._to_open = {n: b for n, b in backends.items() if isinstance(b, BackendSpec)}
         self.known: dict[str, Backend] = {n: b for n, b in backends.items() if not isinstance(b, BackendSpec)}
         self._own: list[Backend] = []
+        self._given = verifiers
         self._verifiers = verifiers
         self._arms: dict[str, Arm] = {}
         self._checked: set[str] = set()
@@ -532,15 +534,15 @@ class _Served:
         return self._backend_of.get(arm)
 
     async def ready(self, name: str) -> Arm:
-        """Return an arm that can be run; its backend's fingerprint is checked before its first use."""
+        """Return an arm that can be run; the fingerprints of its backends are checked before their first use."""
         arm = self._arms.get(name)
         if arm is None:
             # Opening loads weights: not in the event loop.
             arm = await asyncio.to_thread(self._open, name)
-        backend = self._backend_of[name]
-        if backend not in self._checked:
-            await self._check(backend, arm.backend)
-            self._checked.add(backend)
+        for backend in self._needs[name]:
+            if backend not in self._checked:
+                await self._check(backend, self.known[backend])
+                self._checked.add(backend)
         return arm
 
     async def close(self) -> None:
@@ -549,8 +551,9 @@ class _Served:
             await backend.close()
         closed = {id(b) for b in self._own}
         self._own.clear()
-        self._arms = {n: a for n, a in self._arms.items() if id(a.backend) not in closed}
         self.known = {n: b for n, b in self.known.items() if id(b) not in closed}
+        # Stages and judges hold backends too, which may be closed now: they are built anew.
+        self._arms, self._verifiers = {}, self._given
 
     def _open(self, name: str) -> Arm:
         with self._opening:
@@ -562,10 +565,11 @@ class _Served:
                     f"arm {name!r} was learned from an imported table: it can be chosen, but nothing says how to "
                     "run it. Run the decision's arm yourself, or train on arms that howhard collected"
                 )
-            backend = self._backend(spec.backend)
-            verifiers = self._opened_verifiers() if spec.strategy.needs_verifiers else {}
-            further = {b: self._backend(b) for b in spec.strategy.needs_backends}
-            arm = self._arms[name] = Arm(build_strategy(spec.strategy, verifiers, backends=further), backend)
+            backends = {b: self._backend(b) for b in self._needs[name]}
+            verifiers = OpenedVerifiers(self._manifest.verifiers, backends, self._verifiers)
+            strategy = build_strategy(spec.strategy, verifiers, backends=backends)
+            self._verifiers = verifiers.opened
+            arm = self._arms[name] = Arm(strategy, backends[spec.backend])
             return arm
 
     def _backend(self, name: str) -> Backend:
@@ -587,13 +591,6 @@ class _Served:
         self._own.append(backend)
         self.known = {**self.known, name: backend}
         return backend
-
-    def _opened_verifiers(self) -> dict[str, Verifier]:
-        missing = {n: s for n, s in self._manifest.verifiers.items() if n not in self._verifiers}
-        if missing:
-            asked = {b: self._backend(b) for spec in missing.values() for b in spec.needs_backends}
-            self._verifiers = {**open_verifiers(missing, asked), **self._verifiers}
-        return self._verifiers
 
     async def _check(self, name: str, backend: Backend) -> None:
         facts = self._manifest.backends.get(name)
@@ -617,6 +614,22 @@ class _Served:
         if self._fingerprint == "error":
             raise ArtifactError(message)
         warnings.warn(message, FingerprintWarning, stacklevel=2)
+
+
+def _needs(spec: ArmSpec, manifest: Manifest, given: Mapping[str, Verifier]) -> tuple[str, ...]:
+    """Names of all backends that an arm draws from: its own first, then those of its stages, and of its judges.
+
+    given : verifiers that were handed over: what they ask is known to whoever made them.
+    """
+    names = [spec.backend, *spec.strategy.needs_backends]
+    waiting, seen = [*spec.strategy.needs_verifiers], set(given)
+    while waiting:
+        verifier = waiting.pop(0)
+        if verifier not in seen and verifier in manifest.verifiers:
+            seen.add(verifier)
+            names += manifest.verifiers[verifier].needs_backends
+            waiting += manifest.verifiers[verifier].needs_verifiers
+    return tuple(dict.fromkeys(names))
 
 
 def _certainly_too_long(backend: Backend, request: Request) -> bool:

@@ -4,6 +4,7 @@ A spec is data: it stands in configurations, router manifests and logs. Each str
 own beside itself, in its file; `catalogue.py` lists them, and `specs.py` opens whole configurations.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,17 @@ def demand(holds: bool, message: str) -> None:
     """Raise SpecError with the message unless it holds."""
     if not holds:
         raise SpecError(message)
+
+
+@contextlib.contextmanager
+def restated() -> Iterator[None]:
+    """Raise as SpecError what a class says of the settings that a spec holds for it."""
+    try:
+        yield
+    except SpecError:
+        raise
+    except ConfigError as exc:
+        raise SpecError(str(exc)) from exc
 
 
 class PricesSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,12 +149,8 @@ class StrategyFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_tokens: int = 256
 
     def __post_init__(self) -> None:
-        try:
+        with restated():
             self._described()
-        except SpecError:
-            raise
-        except ConfigError as exc:
-            raise SpecError(str(exc)) from exc
 
     def params(self, seed: int | None = None) -> SamplingParams:
         """The sampling settings."""
@@ -180,6 +188,11 @@ class VerifierFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     @property
     def needs_backends(self) -> tuple[str, ...]:
         """Names of the backends that it asks; none, unless a model judges by writing."""
+        return ()
+
+    @property
+    def needs_verifiers(self) -> tuple[str, ...]:
+        """Names of the verifiers that it is made of; none, unless it hands requests on."""
         return ()
 
     def open(self, name: str, parts: Parts) -> Verifier:

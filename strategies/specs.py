@@ -190,13 +190,18 @@ def open_verifiers(
 class OpenedVerifiers(Mapping[str, Verifier]):
     """Verifiers by name, each opened when it is first looked up, after those that it is made of.
 
-    opened : those so far.
+    opened : those so far; at first those that the caller has opened already.
 
     Looking one up raises as `open_verifiers`.
     """
 
-    def __init__(self, specs: Mapping[str, VerifierSpec], backends: Mapping[str, Backend]) -> None:
-        self.opened: dict[str, Verifier] = {}
+    def __init__(
+        self,
+        specs: Mapping[str, VerifierSpec],
+        backends: Mapping[str, Backend],
+        opened: Mapping[str, Verifier] | None = None,
+    ) -> None:
+        self.opened: dict[str, Verifier] = dict(opened or {})
         self._specs = specs
         self._parts = Parts(self, backends)
         self._under_way: list[str] = []

@@ -61,6 +61,11 @@ class FirstOfSpec(VerifierFields, frozen=True, kw_only=True, tag="first_of"):
     def __post_init__(self) -> None:
         demand(len(self.verifiers) > 0, "verifiers is empty: name at least one verifier")
 
+    @property
+    def needs_verifiers(self) -> tuple[str, ...]:
+        """See VerifierFields."""
+        return self.verifiers
+
     def open(self, name: str, parts: Parts) -> FirstOf:
         """See VerifierFields."""
         return FirstOf(name, [parts.verifier(v, asked_by=f"verifier {name!r}") for v in self.verifiers])

@@ -19,8 +19,19 @@ from howhard.router import (
 )
 from howhard.router.artifact import write_artifact
 from howhard.router.router import threshold_policy
-from howhard.strategies import ArmSpec, BestOfNSpec, SingleSpec, TreeSearchSpec
-from howhard.strategies.base import Budget, Message
+from howhard.strategies import (
+    ArmSpec,
+    BestOfNSpec,
+    CascadeSpec,
+    FirstOfSpec,
+    JudgeSpec,
+    RegexCheckSpec,
+    SingleSpec,
+    TreeSearchSpec,
+    VLLMSpec,
+    VoteSpec,
+)
+from howhard.strategies.base import Budget, Message, Verdicts
 from howhard.strategies.errors import (
     ArtifactError,
     BackendTimeout,
@@ -345,7 +356,6 @@ def test_a_router_closes_what_it_opened(router_dir, backend, monkeypatch):
         return opened[name]
 
     monkeypatch.setattr("howhard.router.router.open_backend", open_scripted)
-    from howhard.strategies import VLLMSpec
 
     async def use():
         spec = VLLMSpec(url="http://127.0.0.1:1", model="small-model")
@@ -355,6 +365,91 @@ def test_a_router_closes_what_it_opened(router_dir, backend, monkeypatch):
         assert router.decide(EASY).arm == "small/single"
 
     asyncio.run(use())
+
+
+# ── arms of several backends ────────────────────────────────────────────────────────────────────────────────
+
+
+STAGES = (
+    {"strategy": {"kind": "best_of_n", "n": 2, "verifier": "first"}, "accept": "score >= 0.9"},
+    {"strategy": {"kind": "best_of_n", "n": 2, "verifier": "judge"}, "backend": "large"},
+)
+
+
+@pytest.fixture
+def staged(trained, tmp_path):
+    """A router whose cascade has `large` answer in its second stage, and nowhere else; `small` judges."""
+    cascade = msgspec.convert({"kind": "cascade", "stages": STAGES}, CascadeSpec)
+    specs = [ArmSpec(backend="small", strategy=s) for s in (SingleSpec(), BestOfNSpec(n=4, verifier="vote"), cascade)]
+    verifiers = {
+        "vote": VoteSpec(),
+        "shape": RegexCheckSpec(pattern="42"),
+        "first": FirstOfSpec(verifiers=("shape", "vote")),
+        "judge": JudgeSpec(backend="small", samples=1),
+    }
+    manifest = msgspec.structs.replace(
+        trained.manifest,
+        arms=tuple(s.name for s in specs),
+        specs=tuple(specs),
+        fallback=specs[2].name,
+        verifiers=verifiers,
+    )
+    write_artifact(tmp_path / "staged", manifest, trained.files)
+    return tmp_path / "staged", Context(allowed=[specs[2].name])
+
+
+def test_a_backend_of_a_later_stage_can_be_handed_over_and_is_checked_as_the_first_one(staged, backend):
+    directory, cascade = staged
+    backends = {
+        "small": backend("small", answer="3"),
+        "large": backend("large", answer="42", fingerprint="other-weights"),
+    }
+    router = Router.load(directory, backends=backends)
+    with pytest.warns(FingerprintWarning, match="backend 'large' is not the one"):
+        routed = asyncio.run(router.run(EASY, context=cascade))
+    assert routed.answer == "42"
+    strict = Router.load(directory, backends=backends, fingerprint="error")
+    with pytest.raises(ArtifactError, match="backend 'large' is not the one"):
+        asyncio.run(strict.run(EASY, context=cascade))
+    assert asyncio.run(strict.run(EASY, context=Context(allowed=["small/single"]))).answer == "3"
+
+
+def test_stages_and_judges_of_a_closed_router_are_opened_again(staged, backend, monkeypatch):
+    directory, cascade = staged
+    opened = []
+
+    def open_scripted(name, spec):
+        opened.append(backend(name, answer={"small": "3", "large": "42"}[name]))
+        return opened[-1]
+
+    monkeypatch.setattr("howhard.router.router.open_backend", open_scripted)
+    server = VLLMSpec(url="http://127.0.0.1:1", model="model")
+
+    async def use():
+        router = Router.load(directory, backends={"small": server, "large": server})
+        for _ in range(2):
+            assert (await router.run(EASY, context=cascade)).answer == "42"
+            served = [b for b in opened if not b.closed]
+            assert {b.name: b.calls["generate"] for b in served} == {"small": 2, "large": 1}
+            await router.close()
+        assert len(opened) == 4
+        assert all(b.closed for b in opened)
+
+    asyncio.run(use())
+
+
+def test_a_verifier_that_is_handed_over_takes_its_place_in_others_too(staged, backend):
+    class Sure:
+        name, sound, prices = "shape", False, None
+
+        async def score(self, request, candidates, *, partial=False):
+            return Verdicts((1.0,) * len(candidates))
+
+    directory, cascade = staged
+    backends = {"small": backend("small"), "large": backend("large")}
+    router = Router.load(directory, backends=backends, verifiers={"shape": Sure()})
+    assert asyncio.run(router.run(EASY, context=cascade)).answer == "7"
+    assert backends["large"].calls["generate"] == 0
 
 
 # ── streaming ───────────────────────────────────────────────────────────────────────────────────────────────
