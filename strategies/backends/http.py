@@ -60,19 +60,15 @@ class JsonServer:
         connect_timeout_s: float = 10.0,
         retries: int = 1,
     ) -> None:
-        for setting, value in (("timeout_s", timeout_s), ("connect_timeout_s", connect_timeout_s)):
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{setting}={value!r}: it must be a finite number of seconds greater than 0")
-        if retries < 0:
-            raise ConfigError(f"retries={retries!r}: it must be 0 or more")
+        check_waiting(timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, retries=retries)
         self.name, self.url, self.retries = name, server_address(url), retries
         self._key_env, self._wait = api_key_env, timeout_s
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=connect_timeout_s)
-        self._key()
+        api_key(api_key_env)  # told now, not at the first call
 
     def session(self, *, connections: int) -> aiohttp.ClientSession:
         """Open connections, at most so many, for one `async with` block."""
-        key = self._key()
+        key = api_key(self._key_env)
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections),
             headers={"Authorization": f"Bearer {key}"} if key else None,
@@ -170,20 +166,31 @@ class JsonServer:
             return "(the server's message repeats the texts and is left out)"
         return message[:300] or "(no message)"
 
-    def _key(self) -> str | None:
-        if self._key_env is None:
-            return None
-        key = os.environ.get(self._key_env, "")
-        if not key:
-            raise ConfigError(f"api_key_env={self._key_env!r}: this environment variable is not set")
-        return key
-
 
 class TryAgain(Exception):
     """A call failed before any answer came; `wait` is what the server asked for, in s."""
 
     def __init__(self, error: BackendError, wait: float | None = None) -> None:
         self.error, self.wait = error, wait
+
+
+def check_waiting(*, timeout_s: float, connect_timeout_s: float, retries: int) -> None:
+    """Raise ConfigError for seconds that are not finite and above 0, or retries below 0."""
+    for setting, value in (("timeout_s", timeout_s), ("connect_timeout_s", connect_timeout_s)):
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{setting}={value!r}: it must be a finite number of seconds greater than 0")
+    if retries < 0:
+        raise ConfigError(f"retries={retries!r}: it must be 0 or more")
+
+
+def api_key(variable: str | None) -> str | None:
+    """Read the API key out of an environment variable; None = none is sent. Raises ConfigError where it isn't set."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "")
+    if not key:
+        raise ConfigError(f"api_key_env={variable!r}: this environment variable is not set")
+    return key
 
 
 def checked_url(url: str) -> str:

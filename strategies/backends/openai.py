@@ -24,7 +24,7 @@ import msgspec
 from ..base import Message, Prefix, SamplingParams
 from ..errors import BackendError, ConfigError, ModelNotServed
 from .http import checked_url
-from .vllm import VLLMBackend, _Call
+from .vllm import StreamedCall, VLLMBackend
 
 Continues = Literal["final_message", "prefix", "last_message"]
 
@@ -118,7 +118,7 @@ class OpenAIBackend(VLLMBackend):
 
     # what is sent
 
-    def request(self, call: _Call) -> tuple[str, dict[str, object]]:
+    def request(self, call: StreamedCall) -> tuple[str, dict[str, object]]:
         """The path and the JSON of a call."""
         p, prefix = call.params, call.prefix
         body: dict[str, object] = self.extra_body | {
@@ -245,9 +245,9 @@ class OpenAIBackend(VLLMBackend):
                 return []
             raise
 
-    async def _try_call(self) -> _Call:
+    async def _try_call(self) -> StreamedCall:
         state = self._state()
-        call = _Call(self, Prefix((Message("user", "Say yes."),)), 1, SamplingParams(max_tokens=16))
+        call = StreamedCall(self, Prefix((Message("user", "Say yes."),)), 1, SamplingParams(max_tokens=16))
         await self._run(call, state)
         return call
 

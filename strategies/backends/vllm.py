@@ -24,7 +24,6 @@ import hashlib
 import heapq
 import json
 import logging
-import math
 import os
 import re
 import time
@@ -57,7 +56,17 @@ from ..errors import (
     ModelNotServed,
     PromptTooLong,
 )
-from .http import TOO_LONG, TRY_AGAIN, TryAgain, checked_url, error_message, repeats, retry_after_s
+from .http import (
+    TOO_LONG,
+    TRY_AGAIN,
+    TryAgain,
+    api_key,
+    check_waiting,
+    error_message,
+    repeats,
+    retry_after_s,
+    server_address,
+)
 from .sse import EventDecoder, EventTooLong
 
 logger = logging.getLogger(__name__)
@@ -195,7 +204,7 @@ class _Drawn:
         return text[: len(text) - held]
 
 
-class _Call:
+class StreamedCall:
     """One HTTP call: n samples of one prefix, what was drawn, and what it took.
 
     The samples of a shared call end together, when the stream does: only its last chunk tells the cached
@@ -425,7 +434,7 @@ class _LoopState:
 
     session: aiohttp.ClientSession
     slots: asyncio.Semaphore
-    calls: set[_Call] = field(default_factory=set)
+    calls: set[StreamedCall] = field(default_factory=set)
     check: asyncio.Task[None] | None = None
     closer: AsyncGenerator[None, None] | None = None
 
@@ -477,11 +486,7 @@ class VLLMBackend:
         self.name, self.model, self.prices = name, model, prices
         self.url = self._address(url)
         self.thinking_budget = thinking_budget
-        for setting, value in (("timeout_s", timeout_s), ("connect_timeout_s", connect_timeout_s)):
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{setting}={value!r}: it must be a finite number of seconds greater than 0")
-        if retries < 0:
-            raise ConfigError(f"retries={retries!r}: it must be 0 or more")
+        check_waiting(timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, retries=retries)
         if max_concurrency < 1:
             raise ConfigError(f"max_concurrency={max_concurrency!r}: it must be at least 1")
         if not model:
@@ -494,7 +499,7 @@ class VLLMBackend:
         self.version = ""
         self._given_fingerprint = bool(fingerprint)
         self._key_env = api_key_env
-        self._key()
+        api_key(api_key_env)  # told now, not at the first call
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s, sock_read=timeout_s)
         self._retries, self._max_concurrency = retries, max_concurrency
         self._checked = self._closed = False
@@ -516,7 +521,7 @@ class VLLMBackend:
     longer_context = "serve the model with a larger --max-model-len"
 
     def _address(self, url: str) -> str:
-        return checked_url(url).removesuffix("/v1").rstrip("/")
+        return server_address(url)
 
     def _check_call(self, prefixes: Sequence[Prefix], params: SamplingParams) -> None:
         """Raise InputError for what this server is known not to do."""
@@ -529,7 +534,7 @@ class VLLMBackend:
         """Tokens to book for a prompt that was read but not counted: none, as vLLM tells with its first chunk."""
         return 0
 
-    def request(self, call: _Call) -> tuple[str, dict[str, object]]:
+    def request(self, call: StreamedCall) -> tuple[str, dict[str, object]]:
         """The path and the JSON of a call."""
         p, prefix = call.params, call.prefix
         body = self.extra_body | {
@@ -602,7 +607,7 @@ class VLLMBackend:
         rows, calls = [], []
         for prefix in prefixes:
             row = [
-                _Call(self, prefix, size, params.but(seed=None if params.seed is None else params.seed + first))
+                StreamedCall(self, prefix, size, params.but(seed=None if params.seed is None else params.seed + first))
                 for size, first in zip(sizes, firsts, strict=True)
             ]
             calls += row
@@ -613,7 +618,7 @@ class VLLMBackend:
             call.task.add_done_callback(functools.partial(_ended, call, state))
         return Batch(rows, lambda: sum((call.usage for call in calls), Usage()))
 
-    async def _run(self, call: _Call, state: _LoopState) -> None:
+    async def _run(self, call: StreamedCall, state: _LoopState) -> None:
         try:
             async with state.slots:
                 await self._ready(state)
@@ -622,7 +627,7 @@ class VLLMBackend:
         except HowhardError as error:
             call.end_all("error", error)
 
-    async def _send(self, call: _Call, state: _LoopState) -> None:
+    async def _send(self, call: StreamedCall, state: _LoopState) -> None:
         path, body = self.request(call)
         data = msgspec.json.encode(body)
         for attempt in range(self._retries + 1):
@@ -644,7 +649,7 @@ class VLLMBackend:
                 )
                 await asyncio.sleep(wait)
 
-    async def _stream(self, call: _Call, state: _LoopState, path: str, data: bytes) -> None:
+    async def _stream(self, call: StreamedCall, state: _LoopState, path: str, data: bytes) -> None:
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
         async with state.session.post(
             self.url + path, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
@@ -671,7 +676,7 @@ class VLLMBackend:
                 response.close()  # releasing would read on; closing is what stops the server
                 raise
 
-    async def _refused(self, response: aiohttp.ClientResponse, call: _Call) -> HowhardError | TryAgain:
+    async def _refused(self, response: aiohttp.ClientResponse, call: StreamedCall) -> HowhardError | TryAgain:
         try:
             text = (await response.content.read(1 << 16)).decode(errors="replace")
         except (aiohttp.ClientError, TimeoutError, OSError):
@@ -826,10 +831,10 @@ class VLLMBackend:
                 state.check.add_done_callback(lambda task: task.cancelled() or task.exception())
             await asyncio.shield(state.check)
 
-    async def _try_call(self) -> _Call:
+    async def _try_call(self) -> StreamedCall:
         state = self._state()
         params = SamplingParams(temperature=0.0, max_tokens=2)
-        call = _Call(self, Prefix((Message("user", "Say yes."),)), 1, params)
+        call = StreamedCall(self, Prefix((Message("user", "Say yes."),)), 1, params)
         await self._run(call, state)
         return call
 
@@ -895,14 +900,6 @@ class VLLMBackend:
 
     # what is never told
 
-    def _key(self) -> str | None:
-        if self._key_env is None:
-            return None
-        key = os.environ.get(self._key_env, "")
-        if not key:
-            raise ConfigError(f"api_key_env={self._key_env!r}: this environment variable is not set")
-        return key
-
     def _key_refused(self, status: int) -> str:
         if self._key_env is None:
             return f"refused the request ({status}): it wants an API key; set api_key_env"
@@ -930,7 +927,7 @@ class VLLMBackend:
         if state is None:
             for ended in [other for other in self._states if other.is_closed()]:
                 del self._states[ended]
-            key = self._key()
+            key = api_key(self._key_env)
             session = aiohttp.ClientSession(
                 # vLLM drops idle connections after 5 s: leave them earlier, or a call meets a closed one.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
@@ -981,7 +978,7 @@ OUR_FIELDS = {
 _CONVERSATION = (("user", "one"), ("assistant", "two"), ("user", "three"))
 
 
-def _ended(call: _Call, state: _LoopState, task: asyncio.Task[None]) -> None:
+def _ended(call: StreamedCall, state: _LoopState, task: asyncio.Task[None]) -> None:
     """A call's task is over: by itself, cancelled (perhaps before its first step), or by our mistake."""
     state.calls.discard(call)
     mistake = None if task.cancelled() else task.exception()

@@ -11,7 +11,7 @@ from ..answers import canonical, extract
 from ..base import Candidate, Prices, Request, Verdicts
 from ..confidence import BySelfCertainty
 from ..errors import ConfigError, VerifierError
-from ..spec import Parts, VerifierFields, demand
+from ..spec import Parts, VerifierFields, restated
 
 
 class SelfCertainty:
@@ -49,7 +49,7 @@ class SelfCertainty:
             raise ConfigError(f"power={power!r}: it must be a finite number >= 0, or None for no vote")
         self.vocabulary, self.top, self.power = vocabulary, top, power
         self.relative = power is not None  # Borda's ranks are those within one call
-        self.name = name or ("self_certainty" if vocabulary is not None else f"top{top}_confidence")
+        self.name = name or ("self_certainty" if vocabulary is not None else f"top{top}_certainty")
 
     @property
     def confidence_of(self) -> int:
@@ -133,12 +133,8 @@ class SelfCertaintySpec(VerifierFields, frozen=True, kw_only=True, tag="self_cer
     power: float | None = None
 
     def __post_init__(self) -> None:
-        demand(self.vocabulary is None or self.vocabulary >= 2, f"vocabulary={self.vocabulary!r}: it must be 2 or more")
-        demand(self.top >= 1, f"top={self.top!r}: it must be at least 1")
-        demand(
-            self.power is None or (math.isfinite(self.power) and self.power >= 0),
-            f"power={self.power!r}: it must be a finite number >= 0",
-        )
+        with restated():
+            SelfCertainty(vocabulary=self.vocabulary, top=self.top, power=self.power)
 
     def open(self, name: str, parts: Parts) -> SelfCertainty:
         """See VerifierFields."""

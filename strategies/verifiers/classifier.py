@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from ..base import Candidate, Prices, Request, Usage, Verdicts
 from ..errors import ConfigError, VerifierError, nearest
-from ..spec import Parts, PricesSpec, VerifierFields, demand, prices_of
+from ..spec import Parts, PricesSpec, VerifierFields, demand, prices_of, restated
 
 Layout = Literal["auto", "chat", "text", "pair"]
 _LAYOUTS = get_args(Layout)
@@ -182,10 +182,8 @@ class ClassifierSpec(VerifierFields, frozen=True, kw_only=True, tag="classifier"
 
     def __post_init__(self) -> None:
         demand(bool(self.model), "model is empty: give a directory, or a name of Hugging Face's")
-        try:
+        with restated():
             check_settings(self.layout, self.template, self.batch)
-        except ConfigError as exc:
-            demand(False, str(exc))
 
     def open(self, name: str, parts: Parts) -> Classifier:
         """See VerifierFields."""

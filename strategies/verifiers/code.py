@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from ..base import Candidate, Prices, Request, Verdicts
-from ..errors import ConfigError, VerifierError, WorldError
+from ..errors import VerifierError, WorldError
 from ..sandbox import Execution, Limits, Sandbox, Tests
 from ..sandbox.source import program_of, prompt_tests, task_of
-from ..spec import Parts, VerifierFields, demand
+from ..spec import Parts, VerifierFields, restated
 
 _FAILURES_TOLD = 3
 
@@ -100,10 +100,8 @@ class CodeExecutionSpec(VerifierFields, frozen=True, kw_only=True, tag="code"):
     allow: tuple[str, ...] = ("bubblewrap", "uid")
 
     def __post_init__(self) -> None:
-        try:
+        with restated():
             self._sandbox()
-        except ConfigError as exc:
-            demand(False, str(exc))
 
     def _sandbox(self) -> Sandbox:
         return Sandbox(limits=Limits(seconds=self.seconds, memory=self.memory_mib << 20), allow=self.allow)

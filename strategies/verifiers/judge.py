@@ -16,7 +16,7 @@ from typing import Literal, get_args
 from ..base import Backend, Candidate, Generation, Message, Prefix, Request, SamplingParams, Usage, Verdicts
 from ..errors import ConfigError, PromptTooLong, VerifierError, nearest
 from ..running import CountsTokens, most_tokens
-from ..spec import Parts, VerifierFields, demand
+from ..spec import Parts, VerifierFields, restated
 from .calibration import Calibration, calibrated, check_calibration
 
 Mode = Literal["pointwise", "pairwise", "listwise"]
@@ -400,10 +400,8 @@ class JudgeSpec(VerifierFields, frozen=True, kw_only=True, tag="judge"):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        try:
+        with restated():
             self.settings()
-        except ConfigError as exc:
-            demand(False, str(exc))
 
     def settings(self) -> JudgeSettings:
         """The settings alone."""

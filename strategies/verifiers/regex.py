@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from ..answers import extract
 from ..base import Candidate, Prices, Request, Verdicts
 from ..errors import ConfigError, nearest
-from ..spec import Parts, VerifierFields, demand
+from ..spec import Parts, VerifierFields, restated
 
 Reads = Literal["text", "answer"]
 """What a check reads: the whole text, or the final answer that `answers.extract` finds in it."""
@@ -75,10 +75,8 @@ class RegexCheckSpec(VerifierFields, frozen=True, kw_only=True, tag="regex"):
     sound: bool = False
 
     def __post_init__(self) -> None:
-        try:
+        with restated():
             _compiled(self.pattern)
-        except ConfigError as exc:
-            demand(False, str(exc))
 
     def open(self, name: str, parts: Parts) -> RegexCheck:
         """See VerifierFields."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ..base import Candidate, Prices, Request, Usage, Verdicts
 from ..errors import BackendError, ConfigError, PromptTooLong, VerifierError, nearest
-from ..spec import Parts, PricesSpec, VerifierFields, demand, prices_of
+from ..spec import Parts, PricesSpec, VerifierFields, demand, prices_of, restated
 from .reward_model import AGGREGATES, Aggregate
 
 if TYPE_CHECKING:
@@ -382,10 +382,8 @@ class RewardServerSpec(VerifierFields, frozen=True, kw_only=True, tag="reward_se
             f"url={self.url!r}: it must begin with http:// or https://, such as http://127.0.0.1:8000/v1",
         )
         demand(bool(self.model), "model is empty: give the name under which the server serves it")
-        try:
+        with restated():
             self.settings()
-        except ConfigError as exc:
-            demand(False, str(exc))
 
     def settings(self) -> RewardServerSettings:
         """The settings alone."""

@@ -74,7 +74,7 @@ def test_the_embedded_model_gives_what_the_exact_value_needs(local):
 
 def test_confidences_over_the_likeliest_tokens_are_called_a_proxy():
     proxy = SelfCertainty(top=20)
-    assert proxy.name == "top20_confidence"
+    assert proxy.name == "top20_certainty"
     assert proxy.confidence_of == 20
     verdicts = score(proxy, drawn(confidences=(3.0, 1.0)))
     assert verdicts.scores == pytest.approx((2 / 3,))
