@@ -12,6 +12,7 @@ import msgspec
 
 from ..strategies.catalogue import STRATEGIES, StrategySpec
 from ..strategies.errors import ConfigError, nearest
+from ..strategies.spec import StrategyFields
 
 KINDS: dict[str, Any] = {str(spec.__struct_config__.tag).replace("_", "-"): spec for spec in STRATEGIES}
 """Word on the command line -> the spec that it stands for: "best-of-n" -> BestOfNSpec."""
@@ -80,7 +81,8 @@ def strategy_spec(kind: str, settings: Mapping[str, object], usual: Mapping[str,
             raise ConfigError(f"{kind} has no setting {name!r}{hint} Its settings: {', '.join(fields)}")
     given = {name: value for name, value in (usual or {}).items() if name in in_use} | dict(settings)
     if "stages" in fields and isinstance(given.get("stages"), str) and not str(given["stages"]).startswith("["):
-        given["stages"] = _stages(str(given["stages"]), usual)
+        own = {name: given[name] for name in (*StrategyFields.__struct_fields__, "verifier") if name in given}
+        given["stages"] = _stages(str(given["stages"]), {**(usual or {}), **own})
     return spec(**{name: _typed(name, value, fields[name]) for name, value in given.items()})
 
 
@@ -106,7 +108,10 @@ def _guess(word: str, known: Iterable[str]) -> str:
 
 
 def _stages(text: str, usual: Mapping[str, object] | None) -> list[dict[str, object]]:
-    """Read "ARM if RULE else ARM if RULE else ARM": each stage's answer is taken if the rule accepts it."""
+    """Read "ARM if RULE else ARM if RULE else ARM": each stage's answer is taken if the rule accepts it.
+
+    usual : settings of the cascade, which are those of its stages where these give no other.
+    """
     stages: list[dict[str, object]] = []
     for stage in text.split(" else "):
         arm, _, rule = stage.partition(" if ")

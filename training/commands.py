@@ -130,7 +130,7 @@ async def _collect(
             backends={
                 name: msgspec.to_builtins(
                     BackendFacts(
-                        kind="local" if hasattr(spec, "device") else "vllm",
+                        kind=str(spec.__struct_config__.tag),
                         model=spec.model,
                         fingerprint=backends[name].fingerprint,
                         prices=backends[name].prices,

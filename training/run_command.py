@@ -75,7 +75,7 @@ class RunReport:
         r = self.result
         parts = [] if self.streamed else [r.text.strip(), ""]
         if self.verbose:
-            if r.reasoning and not self.streamed:
+            if r.reasoning.strip() not in ("", r.text.strip()) and not self.streamed:
                 parts = [r.reasoning.strip(), "", *parts]
             chosen = next((i for i, c in enumerate(r.candidates) if (c.text, c.answer) == (r.text, r.answer)), None)
             parts += [*(_candidate_line(c, i == chosen) for i, c in enumerate(r.candidates)), ""]

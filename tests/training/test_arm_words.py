@@ -61,6 +61,14 @@ def test_stages_of_a_cascade_are_arms_with_rules_between_them():
     assert parse_arm(words_of(spec))[1] == spec
 
 
+def test_what_is_said_of_a_cascade_holds_for_its_stages_unless_they_say_otherwise():
+    words = "cascade max_tokens=96 verifier=prm 'stages=best-of-n if score >= 0.8 else large/single max_tokens=7'"
+    _, spec = parse_arm(words, {"max_tokens": 512, "temperature": 0.5})
+    first, second = (stage.strategy for stage in spec.stages)
+    assert (first.max_tokens, first.temperature, first.verifier) == (96, 0.5, "prm")
+    assert (second.max_tokens, second.temperature) == (7, 0.5)
+
+
 def test_words_quote_what_a_shell_would_split():
     spec = TreeSearchSpec(step_end=" ;\n")
     assert parse_arm(words_of(spec))[1] == spec

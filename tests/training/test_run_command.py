@@ -54,6 +54,13 @@ def test_every_candidate_is_shown_on_wish_and_one_is_marked():
     assert sum(line.startswith("* ") for line in lines) == 1
 
 
+def test_reasoning_that_is_the_whole_answer_is_shown_once():
+    report = run_prompt(PROMPT, asked("chain-of-thought"), verbose=True)
+    answer = report.result.text.strip()
+    assert report.result.reasoning.strip() == answer
+    assert report.text().splitlines().count(answer.splitlines()[-1]) == 1
+
+
 def test_a_budget_holds():
     result = run_prompt(PROMPT, asked("best-of-n n=64", budget=Budget(tokens=400))).result
     assert result.usage.total_tokens <= 400
