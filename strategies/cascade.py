@@ -141,11 +141,14 @@ class _Leg:
         self.result: StrategyResult | None = None
         self.error: HowhardError | None = None
         self._numbers: dict[object, int] = {}
+        self._stopping = False
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         """See Trace. Samples wait for the end, when it is known which of them is chosen."""
         if event == "begin":
             self.runs.append(fields["run"])
+            if self._stopping:
+                asyncio.get_running_loop().call_soon(fields["run"].stop)
         elif event == "sample":
             self.samples.append({**fields, "stage": self.place})
         elif event == "node":
@@ -154,6 +157,16 @@ class _Leg:
             self.of.run.trace("node", **{**fields, **renumbered, "stage": self.place})
         else:
             self.of.run.trace(event, **{**fields, "stage": self.place})
+
+    def stop(self, task: "asyncio.Task[StrategyResult]") -> None:
+        """End it early, with what it has. One that has not begun is called off, but for the first: what that is about
+        to draw is all that there would be to return.
+        """
+        for run in self.runs:
+            run.stop()
+        if not self.runs and self.place:
+            task.cancel()
+        self._stopping = True
 
     def _number(self, node: object) -> int:
         if node not in self._numbers:
@@ -300,6 +313,8 @@ class _Cascading:
         del self.running[task]
         if leg.place == 0 and self.settings.hedge is not None:
             self.settings.hedge.saw(leg.seconds)
+        if task.cancelled():  # called off before it had begun
+            return None
         try:
             leg.result = task.result()
         except (BackendError, PromptTooLong) as exc:
@@ -325,16 +340,13 @@ class _Cascading:
             seconds = leg.seconds
             try:
                 self._settle(leg)
-            except (HowhardError, asyncio.CancelledError) as exc:
+            except HowhardError as exc:
                 logger.info("%s raised while it was stopped: %s", leg.title, exc)
             self.words.append(f"{leg.title} was stopped after {seconds:.3g} s")
 
     def _stop_all(self) -> None:
         for task, leg in self.running.items():
-            for run in leg.runs:
-                run.stop()
-            if not leg.runs:
-                task.cancel()
+            leg.stop(task)
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -11,8 +11,9 @@ this and of other packages.
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .base import (
     Backend,
@@ -362,6 +363,33 @@ async def out_of_time_it_returns_the_best_so_far(subject: Subject) -> None:
     assert usage.completion_tokens >= sum(c.generation.completion_tokens for c in result.candidates[:1])
 
 
+async def stopped_at_any_moment_it_returns_the_best_so_far(subject: Subject) -> None:
+    """`Run.stop` ends a run as its time would, wherever it stands; no sample and no task is left behind."""
+    before = asyncio.all_tasks()
+    for turns in (1, 2, 3, 8, 26, 60, 150):
+        runs: list[Any] = []
+
+        def begun(event: str, fields: Mapping[str, object], runs: list[Any] = runs) -> None:
+            if event == "begin":
+                runs.append(fields["run"])
+
+        run = subject.strategy.run(Request.of(subject.prompts[0]), subject.backend, trace=begun)
+        task = asyncio.ensure_future(run)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert runs
+        for started in runs:
+            started.stop()
+        result = await task
+        assert result.text in [c.text for c in result.candidates]
+        await _until(lambda: _none(subject.running))
+        await _until(lambda: _ended(asyncio.all_tasks() - before))
+
+
+async def _ended(tasks: Collection[asyncio.Task]) -> bool:
+    return not [task for task in tasks if task is not asyncio.current_task()]
+
+
 async def a_failed_sample_is_visible_and_loses_no_other(subject: Subject) -> None:
     """Samples that did not fail are still weighed; where none is left, BackendError names the first error."""
     failing = FailingOn(subject.backend, {0})
@@ -436,6 +464,7 @@ CONTRACT: tuple[Check, ...] = (
     the_same_seed_gives_the_same_result,
     a_cancelled_run_leaves_no_sample_behind,
     out_of_time_it_returns_the_best_so_far,
+    stopped_at_any_moment_it_returns_the_best_so_far,
     a_failed_sample_is_visible_and_loses_no_other,
     concurrent_requests_do_not_mix,
     there_is_an_answer_where_a_sample_is_complete,

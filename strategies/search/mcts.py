@@ -216,7 +216,7 @@ class _Visits:
                 child.kept = child.going
                 if child.state == "failed":
                     continue
-                if self.settings.choice == "puct":
+                if self.settings.choice == "puct" and child.steps[-1].finish_reason != "cancelled":
                     self.priors[child] = _probability(child)
                 for branch in child.way():
                     branch.visits += 1
