@@ -24,7 +24,7 @@ from .base import (
 )
 from .errors import ConfigError, PromptTooLong, nearest
 from .naming import DEFAULT_VERIFIER, by_verifier, unusual
-from .running import Call, Run, best_of, candidate, most_tokens, with_verdict
+from .running import Call, Run, best_of, candidate, most_tokens, proves, with_verdict
 from .spec import Parts, StrategyFields
 
 CRITIQUE = """\
@@ -252,8 +252,7 @@ class _Refining:
                 drawn[i] = with_verdict(drawn[i], verdicts, place)
             if verdicts.note:
                 self.notes[verdicts.note] = None
-            sound = self.settings.verifier.sound or verdicts.sound
-            self.proven = self.proven or (sound and 1.0 in verdicts.scores)
+            self.proven = self.proven or proves(self.settings.verifier, verdicts)
         self.versions += drawn
         self.waves += [wave] * n
         return drawn[-1]

@@ -379,6 +379,11 @@ def with_verdict(candidate: Candidate, verdicts: Verdicts, place: int) -> Candid
     )
 
 
+def proves(verifier: Verifier, verdicts: Verdicts) -> bool:
+    """Whether one of these scores proves its answer right: a 1, of a verifier or of verdicts that are sound."""
+    return (verifier.sound or verdicts.sound) and 1.0 in verdicts.scores
+
+
 def best_of(candidates: Sequence[Candidate]) -> Candidate | None:
     """Return the complete candidate with the highest score; ties go to the one launched first.
 

@@ -26,7 +26,7 @@ from ..base import (
 )
 from ..errors import ConfigError, PromptTooLong
 from ..naming import DEFAULT_VERIFIER, by_step_verifier, unusual
-from ..running import Call, CountsTokens, Run, best_of, most_tokens
+from ..running import Call, CountsTokens, Run, best_of, most_tokens, proves
 from ..spec import Parts, StrategyFields
 from .branch import Ask, Branch, Grown, Rule
 from .steps import StepEnd, Steps
@@ -473,7 +473,7 @@ class _Search:
                 self._unguided = self._unguided or unjudged == len(group)
                 self._unjudged += unjudged
                 self._judged += len(group) - unjudged
-            if not partial and (s.verifier.sound or verdicts.sound) and 1.0 in verdicts.scores:
+            if not partial and proves(s.verifier, verdicts):
                 return True
         return False
 

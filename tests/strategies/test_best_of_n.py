@@ -477,6 +477,17 @@ def test_a_stream_can_be_cancelled_and_keeps_what_it_drew():
 # settings
 
 
+@pytest.mark.parametrize("selection", ["best", "weighted", "majority"])
+def test_what_is_proved_right_wins_whatever_the_selection(selection):
+    on = backend("Answer: 1", "Answer: 2", "Answer: 2", "Answer: 2")
+    proof = Table({"Answer: 1": 1.0, "Answer: 2": 0.9})
+    proof.sound = True
+    assert run(BestOfN(n=4, verifier=proof, selection=selection, frequent=0.5, params=PARAMS), on).answer == "1"
+    proof.sound = False
+    by_many = run(BestOfN(n=4, verifier=proof, selection=selection, frequent=0.5, params=PARAMS), on).answer
+    assert by_many == ("1" if selection == "best" else "2")
+
+
 @pytest.mark.parametrize(
     "settings, name",
     [
