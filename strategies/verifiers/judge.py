@@ -403,6 +403,11 @@ class JudgeSpec(VerifierFields, frozen=True, kw_only=True, tag="judge"):
         with restated():
             self.settings()
 
+    @property
+    def needs_backends(self) -> tuple[str, ...]:
+        """See VerifierFields."""
+        return (self.backend,)
+
     def settings(self) -> JudgeSettings:
         """The settings alone."""
         return JudgeSettings(**{name: getattr(self, name) for name in JudgeSettings.__slots__})

@@ -380,12 +380,13 @@ STAGES = (
 def staged(trained, tmp_path):
     """A router whose cascade has `large` answer in its second stage, and nowhere else; `small` judges."""
     cascade = msgspec.convert({"kind": "cascade", "stages": STAGES}, CascadeSpec)
-    specs = [ArmSpec(backend="small", strategy=s) for s in (SingleSpec(), BestOfNSpec(n=4, verifier="vote"), cascade)]
+    specs = [ArmSpec(backend="small", strategy=s) for s in (SingleSpec(), BestOfNSpec(n=2, verifier="strict"), cascade)]
     verifiers = {
         "vote": VoteSpec(),
-        "shape": RegexCheckSpec(pattern="42"),
+        "shape": RegexCheckSpec(pattern="4"),
         "first": FirstOfSpec(verifiers=("shape", "vote")),
         "judge": JudgeSpec(backend="small", samples=1),
+        "strict": JudgeSpec(backend="large", samples=1),
     }
     manifest = msgspec.structs.replace(
         trained.manifest,
@@ -402,16 +403,26 @@ def test_a_backend_of_a_later_stage_can_be_handed_over_and_is_checked_as_the_fir
     directory, cascade = staged
     backends = {
         "small": backend("small", answer="3"),
-        "large": backend("large", answer="42", fingerprint="other-weights"),
+        "large": backend("large", answer="4", fingerprint="other-weights"),
     }
     router = Router.load(directory, backends=backends)
     with pytest.warns(FingerprintWarning, match="backend 'large' is not the one"):
         routed = asyncio.run(router.run(EASY, context=cascade))
-    assert routed.answer == "42"
+    assert routed.answer == "4"
     strict = Router.load(directory, backends=backends, fingerprint="error")
     with pytest.raises(ArtifactError, match="backend 'large' is not the one"):
         asyncio.run(strict.run(EASY, context=cascade))
     assert asyncio.run(strict.run(EASY, context=Context(allowed=["small/single"]))).answer == "3"
+
+
+def test_the_backend_of_a_judge_is_opened_for_it_and_may_be_handed_over(staged, backend):
+    directory, _ = staged
+    backends = {"small": backend("small", answer="3"), "large": backend("large", answer="4")}
+    routed = asyncio.run(
+        Router.load(directory, backends=backends).run(EASY, context=Context(allowed=["small/strict_of_2"]))
+    )
+    assert [c.score for c in routed.result.candidates] == [0.75, 0.75]
+    assert backends["large"].calls["generate"] == 1
 
 
 def test_stages_and_judges_of_a_closed_router_are_opened_again(staged, backend, monkeypatch):
@@ -419,7 +430,7 @@ def test_stages_and_judges_of_a_closed_router_are_opened_again(staged, backend, 
     opened = []
 
     def open_scripted(name, spec):
-        opened.append(backend(name, answer={"small": "3", "large": "42"}[name]))
+        opened.append(backend(name, answer={"small": "3", "large": "4"}[name]))
         return opened[-1]
 
     monkeypatch.setattr("howhard.router.router.open_backend", open_scripted)
@@ -428,7 +439,7 @@ def test_stages_and_judges_of_a_closed_router_are_opened_again(staged, backend, 
     async def use():
         router = Router.load(directory, backends={"small": server, "large": server})
         for _ in range(2):
-            assert (await router.run(EASY, context=cascade)).answer == "42"
+            assert (await router.run(EASY, context=cascade)).answer == "4"
             served = [b for b in opened if not b.closed]
             assert {b.name: b.calls["generate"] for b in served} == {"small": 2, "large": 1}
             await router.close()
