@@ -1,8 +1,7 @@
 """How compute is spent on one request: backends, verifiers, and the strategies that use them.
 
     from howhard.strategies import BestOfN, Vote
-    from howhard.strategies.backends.local import LocalBackend      # needs PyTorch, so it is not imported
-    here
+    from howhard.strategies.backends.local import LocalBackend      # needs PyTorch, so it is not imported here
 
     arm = BestOfN(n=8, verifier=Vote()).on(LocalBackend("small", "tiny-small", prices=prices))
     result = await arm.run("Use 3, 5 and 7 to make 36.")

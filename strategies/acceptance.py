@@ -25,7 +25,7 @@ RULES = ("agreement", "score", "logprob")
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class Weighed:
     """Whether an answer was accepted, why in words, and the candidate with whatever the rule learned about it."""
 
     yes: bool
@@ -48,7 +48,7 @@ class Acceptance(Protocol):
         """Raise ConfigError for a strategy whose answers the rule can never accept."""
         ...
 
-    async def weigh(self, run: Run, result: StrategyResult, chosen: Candidate, backend: str) -> Accepted:
+    async def weigh(self, run: Run, result: StrategyResult, chosen: Candidate, backend: str) -> Weighed:
         """Weigh what a stage came to. `chosen` is complete; `run` judges within the budget and keeps the books."""
         ...
 
@@ -87,18 +87,18 @@ class Agreement:
                 "samples, or accept by score or logprob"
             )
 
-    async def weigh(self, run: Run, result: StrategyResult, chosen: Candidate, backend: str) -> Accepted:
+    async def weigh(self, run: Run, result: StrategyResult, chosen: Candidate, backend: str) -> Weighed:
         """See Acceptance."""
         drawn = result.candidates
         if len(drawn) < 2:
-            return Accepted(False, "one sample agrees with nothing", chosen)
+            return Weighed(False, "one sample agrees with nothing", chosen)
         answers = [chosen.answer, *(c.answer for c in drawn)]
         if self.equivalence.whole_text:
             answers = [chosen.text, *(c.text if c.generation.complete else None for c in drawn)]
         own, *groups = await self.equivalence.groups(answers)
         agree = sum(group == own for group in groups if group is not None)
         yes = agree / len(drawn) >= self.share - 1e-12
-        return Accepted(yes, f"{agree} of {len(drawn)} agree, {_bar(yes)} {self.share:g}", chosen)
+        return Weighed(yes, f"{agree} of {len(drawn)} agree, {_bar(yes)} {self.share:g}", chosen)
 
 
 class VerifierScore:
@@ -131,13 +131,13 @@ class VerifierScore:
                 "'score of best >= 0.7', or take a strategy with a verifier"
             )
 
-    async def weigh(self, run: Run, result: StrategyResult, chosen: Candidate, backend: str) -> Accepted:
+    async def weigh(self, run: Run, result: StrategyResult, chosen: Candidate, backend: str) -> Weighed:
         """See Acceptance."""
         if self.verifier is not None:
             whole = Prefix(run.request.messages, chosen.text)
             read = most_tokens(run.backend, whole) + 2  # a reader may add a token at either end
             if not run.allows(prompt=0, completion=0, judged=read, verifier=self.verifier):
-                return Accepted(False, f"{run.budget_words} does not hold {self.verifier.name!r}'s reading it", chosen)
+                return Weighed(False, f"{run.budget_words} does not hold {self.verifier.name!r}'s reading it", chosen)
             verdicts = await run.judge(self.verifier, [chosen])
             score = verdicts.scores[0]
             chosen = with_verdict(chosen, verdicts, 0) if chosen.score is None else chosen
@@ -145,9 +145,9 @@ class VerifierScore:
             score = chosen.score
         if score is None:
             judge = "no verifier" if self.verifier is None else f"not even {self.verifier.name!r}"
-            return Accepted(False, f"{judge} scored its answer", chosen)
+            return Weighed(False, f"{judge} scored its answer", chosen)
         yes = score >= self.threshold
-        return Accepted(yes, f"score {score:.3g}, {_bar(yes)} {self.threshold:g}", chosen)
+        return Weighed(yes, f"score {score:.3g}, {_bar(yes)} {self.threshold:g}", chosen)
 
 
 class MeanLogprob:
@@ -178,7 +178,7 @@ class MeanLogprob:
         if params is not None and not params.logprobs:
             raise ConfigError(f"accept by logprob needs log-probabilities: let {strategy.name!r} ask for logprobs")
 
-    async def weigh(self, run: Run, result: StrategyResult, chosen: Candidate, backend: str) -> Accepted:
+    async def weigh(self, run: Run, result: StrategyResult, chosen: Candidate, backend: str) -> Weighed:
         """See Acceptance."""
         mean = chosen.generation.mean_logprob
         if mean is None:
@@ -187,7 +187,7 @@ class MeanLogprob:
                 "score, or use a backend that sends them"
             )
         yes = mean >= self.threshold
-        return Accepted(yes, f"mean log-probability {mean:.3g}, {_bar(yes)} {self.threshold:g}", chosen)
+        return Weighed(yes, f"mean log-probability {mean:.3g}, {_bar(yes)} {self.threshold:g}", chosen)
 
 
 def _bar(yes: bool) -> str:

@@ -369,6 +369,11 @@ def candidate(generation: Generation, *, text: str | None = None) -> Candidate:
     return Candidate(text=text, answer=extract(text) if generation.complete else None, generation=generation)
 
 
+def answer_of(candidate: Candidate) -> str:
+    """The final answer in a candidate's text, also where nobody has read it out yet (of a text from a log)."""
+    return extract(candidate.text) if candidate.answer is None else candidate.answer
+
+
 def with_verdict(candidate: Candidate, verdicts: Verdicts, place: int) -> Candidate:
     """Return the candidate with what a verifier made of it; it was the one at `place` in the call."""
     return dataclasses.replace(

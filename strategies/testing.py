@@ -39,9 +39,8 @@ from .errors import BackendError, HowhardError, InputError, PromptTooLong
 class ScriptedBackend:
     """Writes prepared solutions, a token per character, and counts what it served.
 
-    script : what is written: `script(prompt)` gives the whole solutions to choose from. Sample i (its seed,
-             if it
-             has one) takes the one at that place among those that begin with the answer so far, going round.
+    script : what is written: `script(prompt)` gives the whole solutions to choose from. Sample i (its seed, if it has
+             one) takes the one at that place among those that begin with the answer so far, going round.
     fails  : `fails(prefix, i)`: such a sample fails after its first token.
     confidences : `confidences(solution)`: the confidence of each token of a whole solution; the last one goes on. They
              come while streaming, as Generation.confidences where asked for. None = not offered.

@@ -128,17 +128,14 @@ class Sandbox:
         mechanism = await self._mechanism()
         return (await self._execute(mechanism, *_PROBE, self.limits.seconds)).isolation
 
-    async def run(self, program: str, tests: Tests, *, seconds: float | None = None) -> Execution:
+    async def run(self, program: str, tests: Tests) -> Execution:
         """Run a program's tests; never raises for anything that the program does.
-
-        seconds : instead of `limits.seconds`, where that is more.
 
         Raises ConfigError where no mechanism of `allow` works here, WorldError where a process can't be started.
         """
         mechanism = await self._mechanism()
-        limit = self.limits.seconds if seconds is None else min(seconds, self.limits.seconds)
         async with self._in_loop().gate:
-            return await self._execute(mechanism, program, tests, limit)
+            return await self._execute(mechanism, program, tests, self.limits.seconds)
 
     def close(self) -> None:
         """Give back cgroups and user ids that no program uses any more."""

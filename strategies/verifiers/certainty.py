@@ -7,10 +7,11 @@ Nothing is read and nothing is asked: the numbers come with the samples (`Genera
 import math
 from collections.abc import Sequence
 
-from ..answers import canonical, extract
+from ..answers import canonical
 from ..base import Candidate, Prices, Request, Verdicts
 from ..confidence import BySelfCertainty
 from ..errors import ConfigError, VerifierError
+from ..running import answer_of
 from ..spec import Parts, VerifierFields, restated
 
 
@@ -88,7 +89,7 @@ class SelfCertainty:
 
 def _shares(weights: Sequence[float], candidates: Sequence[Candidate]) -> tuple[float, ...]:
     """The share of all weight that each candidate's answer has."""
-    answers = [canonical(extract(c.text) if c.answer is None else c.answer) for c in candidates]
+    answers = [canonical(answer_of(c)) for c in candidates]
     votes: dict[str, float] = {}
     for answer, weight in zip(answers, weights, strict=True):
         votes[answer] = votes.get(answer, 0.0) + weight

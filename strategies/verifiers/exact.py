@@ -11,8 +11,7 @@ from .checkers import CHECKERS
 class ExactCheck:
     """Score 1 for a solution that a check proves right, 0 for one that it proves wrong.
 
-    checkers : name -> check(prompt, solution): True, False, or None for a prompt of another kind. The first
-               that
+    checkers : name -> check(prompt, solution): True, False, or None for a prompt of another kind. The first that
                knows the prompt judges.
 
     Prompts of no known kind, and partial solutions, are not judged.

@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from ..answers import extract
 from ..base import Candidate, Prices, Request, Verdicts
 from ..errors import ConfigError, nearest
+from ..running import answer_of
 from ..spec import Parts, VerifierFields, restated
 
 Reads = Literal["text", "answer"]
@@ -62,9 +62,7 @@ def _check_reads(reads: str) -> None:
 
 
 def _read(candidate: Candidate, reads: Reads) -> str:
-    if reads == "text":
-        return candidate.text
-    return extract(candidate.text) if candidate.answer is None else candidate.answer
+    return candidate.text if reads == "text" else answer_of(candidate)
 
 
 class RegexCheckSpec(VerifierFields, frozen=True, kw_only=True, tag="regex"):

@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from ..answers import canonical, extract
+from ..answers import canonical
 from ..base import Candidate, Prices, Request, Verdicts
+from ..running import answer_of
 from ..spec import Parts, VerifierFields
 
 
@@ -27,7 +28,7 @@ class Vote:
         """Count the votes."""
         if partial:
             return Verdicts((None,) * len(candidates))
-        answers = [canonical(extract(c.text) if c.answer is None else c.answer) for c in candidates]
+        answers = [canonical(answer_of(c)) for c in candidates]
         votes = Counter(answers)
         return Verdicts(tuple(votes[answer] / len(answers) for answer in answers))
 
