@@ -5,6 +5,7 @@ there can be given here without a line of code. An unknown word is an error with
 """
 
 import shlex
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -139,4 +140,6 @@ def _typed(name: str, value: object, kind: Any) -> object:
             return msgspec.convert(reading, kind, strict=False)
         except msgspec.ValidationError as exc:
             problem = problem or exc
+    if typing.get_origin(kind) is typing.Literal:
+        raise ConfigError(f"{name}={value!r} is not known{nearest(str(value), typing.get_args(kind))}") from problem
     raise ConfigError(f"{name}={value!r}: {problem}") from problem

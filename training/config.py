@@ -81,6 +81,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             for backend in spec.needs_backends:
                 if backend not in self.backends:
                     raise ValueError(f"verifier {name!r} asks backend {backend!r}{nearest(backend, self.backends)}")
+            for other in spec.needs_verifiers:
+                if other not in self.verifiers:
+                    raise ValueError(f"verifier {name!r} wants verifier {other!r}{nearest(other, self.verifiers)}")
         for arm in self.arms:
             if arm.backend not in self.backends:
                 raise ValueError(f"arm {arm.name!r} wants backend {arm.backend!r}{nearest(arm.backend, self.backends)}")
@@ -145,19 +148,37 @@ def _pass_on_sampling(table: dict) -> None:
 
 
 def _explain(message: str, table: dict) -> str:
-    """Add the value that was found, and the nearest right name of an unknown field, to msgspec's message."""
+    """Add the value that was found, and the nearest right name of what is unknown, to msgspec's message."""
     where = re.search(r" - at `\$?\.?(?P<path>.*)`$", message)
-    path = where["path"].replace("[...]", "[*]") if where else ""  # msgspec names a dictionary's key only so
+    path = _with_name(where["path"], table) if where else ""
     unknown = re.search(r"unknown field `(?P<name>[^`]+)`", message)
     if unknown:
         name = unknown["name"]
         full = _locate(table, name, path)
-        return f"unknown setting {full!r}{nearest(name, _fields_at(path))}"
+        return f"unknown setting {full!r}{nearest(name, _fields_at(path, table))}"
     bare = message[: where.start()] if where else message
     tag = re.search(r"Invalid value '(?P<value>.*)'", bare)
     if tag and path.endswith(".kind"):
-        bare += nearest(tag["value"], _tags_at(path.removesuffix(".kind")))
-    return f"{path.replace('[*]', '')}: {bare}" if path else bare
+        bare += nearest(tag["value"], _tags_at(path.removesuffix(".kind"), table))
+    choice = re.search(r"Invalid enum value '(?P<value>.*)'", bare)
+    if choice:
+        bare += nearest(choice["value"], {v for kind in _kinds_at(path, table) for v in typing.get_args(kind)})
+    shown = re.sub(r"\[([^\]\d][^\]]*)\]", r".\1", path.replace("[*]", ""))
+    return f"{shown}: {bare}" if path else bare
+
+
+def _with_name(path: str, table: dict) -> str:
+    """Put the name of the backend or verifier that is wrong where msgspec's path says "[...]"."""
+    key, unnamed, rest = path.partition("[...]")
+    entries = table.get(key)
+    if unnamed and isinstance(entries, dict):
+        kind = typing.get_args(typing.get_type_hints(Config)[key])[-1]
+        for name, entry in entries.items():
+            try:
+                msgspec.convert(entry, kind)
+            except (msgspec.ValidationError, ConfigError):
+                return f"{key}[{name}]{rest}" if re.fullmatch(r"[^\].]+", name) else f"{key}[*]{rest}"
+    return path.replace("[...]", "[*]")
 
 
 def _locate(table: object, name: str, path: str) -> str:
@@ -190,29 +211,46 @@ def _walk(node: object, parts: list[str], name: str, trail: list[str]) -> list[s
     return None
 
 
-def _fields_at(path: str) -> set[str]:
+def _fields_at(path: str, table: dict) -> set[str]:
     """The field names that are allowed where msgspec met an unknown one."""
-    return {f for kind in _kinds_at(path) for f in getattr(kind, "__struct_fields__", ())}
+    return {f for kind in _kinds_at(path, table) for f in getattr(kind, "__struct_fields__", ())}
 
 
-def _tags_at(path: str) -> set[str]:
+def _tags_at(path: str, table: dict) -> set[str]:
     """The values of `kind` that are allowed where msgspec met an unknown one."""
-    return {str(kind.__struct_config__.tag) for kind in _kinds_at(path)}
+    return {str(kind.__struct_config__.tag) for kind in _kinds_at(path, table)}
 
 
-def _kinds_at(path: str) -> list:
-    """The types that may stand at a path of msgspec's."""
+def _kinds_at(path: str, table: dict) -> list:
+    """The types that may stand at a path of msgspec's; where the data there says its kind, that one."""
     kind: object = Config
+    node: object = table
     for part in path.split(".") if path else []:
         key, _, index = part.partition("[")
         if key:
-            kinds = [k for k in _members(kind) if key in getattr(k, "__struct_fields__", ())]
+            kinds = [k for k in _apt(kind, node) if key in getattr(k, "__struct_fields__", ())]
             if not kinds:
                 return []
             kind = typing.get_type_hints(kinds[0])[key]
+            node = node.get(key) if isinstance(node, dict) else None
         if index:
-            kind = typing.get_args(kind)[-1]
-    return _members(kind)
+            kind = [argument for argument in typing.get_args(kind) if argument is not ...][-1]
+            node = _entry(node, index.rstrip("]"))
+    return _apt(kind, node)
+
+
+def _entry(node: object, index: str) -> object:
+    if isinstance(node, list):
+        return node[int(index)] if index.isdigit() and int(index) < len(node) else None
+    return node.get(index) if isinstance(node, dict) else None
+
+
+def _apt(kind: object, node: object) -> list:
+    """Members of a union that have the data's tag; all of them where none has."""
+    members = _members(kind)
+    tag = node.get("kind") if isinstance(node, dict) else None
+    tagged = [m for m in members if tag is not None and getattr(m, "__struct_config__", None) is not None]
+    return [m for m in tagged if m.__struct_config__.tag == tag] or members
 
 
 def _members(kind: object) -> list:

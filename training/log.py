@@ -79,7 +79,7 @@ class Log:
         Raises TableError for a directory that holds something else, or a log of another schema version.
         """
         self.path = Path(directory)
-        if self.path.is_file():
+        if self.path.exists() and not self.path.is_dir():
             raise TableError(f"{self.path} is a file: a log to write to is a directory; read files with Log.open")
         manifest = self.path / "manifest.json"
         if not manifest.exists():

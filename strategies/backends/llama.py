@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -44,13 +46,17 @@ class LlamaConfig:
 
     @classmethod
     def read(cls, directory: Path | str) -> LlamaConfig:
-        """Read config.json; raises ValueError for an architecture that this file does not compute."""
+        """Read config.json; raises ConfigError for an architecture that this file does not compute."""
         raw = json.loads((Path(directory) / "config.json").read_text())
+        sizes = [f.name for f in fields(cls) if f.default is MISSING and f.name != "head_dim"]
+        missing = [name for name in sizes if name not in raw]
+        if missing:
+            raise ConfigError(f"{directory}: config.json has no {missing[0]!r}: no model that is computed here")
         heads = raw["num_attention_heads"]
         if raw.get("num_key_value_heads", heads) != heads or raw.get("hidden_act", "silu") != "silu":
-            raise ValueError(f"{directory}: only Llamas with as many key heads as heads, and SiLU, are supported")
+            raise ConfigError(f"{directory}: only Llamas with as many key heads as heads, and SiLU, are supported")
         raw.setdefault("head_dim", raw["hidden_size"] // heads)
-        return cls(**{name: raw[name] for name in cls.__dataclass_fields__ if name in raw})
+        return cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw})
 
 
 class RMSNorm(nn.Module):
@@ -483,6 +489,16 @@ def _weights(directory: Path | str) -> dict[str, Tensor]:
     return {name: weight.float() for name, weight in weights.items()}
 
 
+def _fill(model: nn.Module, weights: dict[str, Tensor], directory: Path | str, what: str) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as exc:
+        wanted = model.state_dict().keys()
+        lacking, further = sorted(wanted - weights.keys()), sorted(weights.keys() - wanted)
+        differs = f"it lacks {lacking[:3]}" if lacking else f"it also holds {further[:3]}" if further else str(exc)
+        raise ConfigError(f"{directory} holds no {what} of ours: {differs}") from exc
+
+
 def load_tokenizer(directory: Path | str) -> Tokenizer:
     """Read tokenizer.json."""
     from tokenizers import Tokenizer
@@ -493,7 +509,7 @@ def load_tokenizer(directory: Path | str) -> Tokenizer:
 def load(directory: Path | str, device: str = "cpu") -> tuple[Llama, Tokenizer]:
     """Load a language model directory (config.json, model.safetensors, tokenizer.json) for inference."""
     model = Llama(LlamaConfig.read(directory))
-    model.load_state_dict(_weights(directory))
+    _fill(model, _weights(directory), directory, "language model")
     return model.to(device).freeze(), load_tokenizer(directory)
 
 
@@ -501,9 +517,8 @@ def load_reward(directory: Path | str, device: str = "cpu") -> tuple[RewardModel
     """Load a step reward model directory (the trunk's weights under `model.`, the head's under `score.`)."""
     model = RewardModel(LlamaConfig.read(directory))
     weights = _weights(directory)
-    model.load_state_dict(
-        {name if name.startswith("score.") else f"trunk.{name}": weight for name, weight in weights.items()}
-    )
+    named = {name if name.startswith("score.") else f"trunk.{name}": weight for name, weight in weights.items()}
+    _fill(model, named, directory, "reward model")
     model.requires_grad_(False)
     model.to(device).eval()
     model.trunk.freeze()

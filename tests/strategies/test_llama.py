@@ -14,6 +14,7 @@ from howhard.strategies.backends.llama import (  # noqa: E402
     load_reward,
     step_ends,
 )
+from howhard.strategies.errors import ConfigError  # noqa: E402
 
 CONFIG = LlamaConfig(
     vocab_size=50,
@@ -144,8 +145,21 @@ def test_an_architecture_that_is_not_computed_here_is_refused(model, tmp_path):
             }
         )
     )
-    with pytest.raises(ValueError, match="as many key heads"):
+    with pytest.raises(ConfigError, match="as many key heads"):
         LlamaConfig.read(tmp_path)
+
+
+def test_a_configuration_without_a_size_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"vocab_size": 8, "n_embd": 64}')
+    with pytest.raises(ConfigError, match="has no 'hidden_size'"):
+        LlamaConfig.read(tmp_path)
+
+
+def test_a_model_of_another_kind_is_refused_by_name(tiny_model, tiny_reward_model):
+    with pytest.raises(ConfigError, match=r"holds no reward model of ours: it lacks \['score"):
+        load_reward(tiny_model)
+    with pytest.raises(ConfigError, match=r"holds no language model of ours"):
+        load(tiny_reward_model)
 
 
 def test_reading_on_from_what_was_read_gives_the_scores_of_one_reading():

@@ -82,6 +82,7 @@ def test_words_quote_what_a_shell_would_split():
         ("best-of-n verfier=vote", "no setting 'verfier'; did you mean 'verifier'?"),
         ("single n=3", "single has no setting 'n'; strategies with one: "),
         ("best-of-n n=many", "n='many': Expected `int`"),
+        ("mcts choice=uctt", "choice='uctt' is not known; did you mean 'uct'?"),
         ("best-of-n n=0", "n=0: best-of-N draws at least 1 sample"),
         ("best-of-n n=3 n=4", "'n' is given twice: '3' and '4'"),
         ("best-of-n n", "'n': write SETTING=VALUE"),

@@ -59,6 +59,52 @@ def test_a_wrong_setting_is_an_error_that_names_it(old, new, said):
     assert said in str(caught.value)
 
 
+PARTS = """
+[backends.small]
+kind = "local"
+model = "tiny-small"
+
+[verifiers.grader]
+{verifier}
+
+[[arms]]
+backend = "small"
+strategy = {strategy}
+"""
+
+
+@pytest.mark.parametrize(
+    "verifier, said",
+    [
+        ('kind = "judge"', "verifiers.grader: Object missing required field `backend`"),
+        ('kind = "judge"\nbackend = "smal"', "verifier 'grader' asks backend 'smal'; did you mean 'small'"),
+        ('kind = "judge"\nbackend = "small"\nmode = "pairs"', "verifiers.grader.mode: Invalid enum value 'pairs'; did"),
+        ('kind = "judge"\nbackend = "small"\nscale = 10', "verifiers.grader: scale=10"),
+        ('kind = "judge"\nbackend = "small"\nsampls = 1', "'verifiers.grader.sampls'; did you mean 'samples'"),
+        ('kind = "first_of"\nverifiers = ["grade"]', "verifier 'grader' wants verifier 'grade'; did you mean 'grader'"),
+        ('kind = "jury"', "verifiers.grader.kind: Invalid value 'jury'; known: classifier"),
+    ],
+)
+def test_a_wrong_setting_of_a_verifier_names_it(verifier, said):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(PARTS.format(verifier=verifier, strategy='{ kind = "single" }'))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "strategy, said",
+    [
+        ('{ kind = "mcts", choice = "uctt" }', "strategy.choice: Invalid enum value 'uctt'; did you mean 'uct'"),
+        ('{ kind = "mcts", sample = 8 }', "'arms[0].strategy.sample'; did you mean 'samples'"),
+        ('{ kind = "cascade", stages = [{ strategi = {} }] }', "stages[0].strategi'; did you mean 'strategy'"),
+    ],
+)
+def test_what_stands_in_a_message_is_of_the_kind_that_was_given(strategy, said):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(PARTS.format(verifier='kind = "vote"', strategy=strategy))
+    assert said in str(caught.value)
+
+
 def test_two_arms_of_one_name_are_refused():
     twice = EXAMPLE + '\n[[arms]]\nbackend = "small"\nstrategy = { kind = "single", max_tokens = 3 }\n'
     with pytest.raises(ConfigError, match="two arms are called 'small/single'"):

@@ -143,6 +143,11 @@ def test_two_writers_at_once_are_refused_until_the_first_is_done(tmp_path):
     second.close()
 
 
+def test_what_is_no_directory_is_no_log():
+    with pytest.raises(TableError, match="/dev/null is a file"):
+        Log("/dev/null")
+
+
 def test_half_written_files_are_ignored_and_removed_by_the_next_writer(tmp_path):
     with Log(tmp_path) as log:
         log.append_prompts([prompt(0)])
