@@ -30,7 +30,18 @@ from ..strategies import (
     build_strategy,
     open_backend,
 )
-from ..strategies.base import Arm, Backend, Budget, Delta, Prefix, Prompt, Request, StrategyResult, Verifier
+from ..strategies.base import (
+    Arm,
+    Backend,
+    Budget,
+    Delta,
+    Prefix,
+    Prompt,
+    Request,
+    StrategyResult,
+    Streams,
+    Verifier,
+)
 from ..strategies.errors import (
     ArtifactError,
     BackendError,
@@ -40,7 +51,6 @@ from ..strategies.errors import (
     PromptTooLong,
     nearest,
 )
-from ..strategies.single import SinglePass
 from ..strategies.specs import OpenedVerifiers
 from .artifact import Manifest
 from .decision import ArmEstimate, Context, Decision, Reason
@@ -440,7 +450,7 @@ class RoutedStream:
             begun = False
             try:
                 arm = await self._router._served.ready(decision.arm)
-                if isinstance(arm.strategy, SinglePass):
+                if isinstance(arm.strategy, Streams):
                     drawing = arm.strategy.stream(attempts.request, arm.backend, budget=self._budget)
                     try:
                         async for delta in drawing:

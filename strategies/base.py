@@ -528,6 +528,33 @@ class Strategy(Protocol):
         ...
 
 
+class AnswerStream(Protocol):
+    """A run under way. Iterate for the pieces of its answer, which stopping early does not cancel."""
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        """Yield the pieces as they arrive."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop drawing; `result` then gives what was drawn."""
+        ...
+
+    async def result(self) -> StrategyResult:
+        """Wait for the end and return the whole. Raises as the strategy's `run`."""
+        ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """What a strategy may offer beside Strategy: its answer piece by piece. Others weigh whole answers first."""
+
+    def stream(
+        self, request: Request, backend: Backend, *, budget: Budget | None = None, trace: Trace | None = None
+    ) -> AnswerStream:
+        """Start and return at once; needs a running event loop. Raises as `run`, and PromptTooLong."""
+        ...
+
+
 @dataclass(frozen=True)
 class Arm:
     """A strategy on a backend: what routers choose among, and what is run and logged."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..strategies import ArmSpec, StrategySpec
-from ..strategies.base import Arm, Budget, Candidate, Request, StrategyResult, Trace, Usage, as_messages
+from ..strategies.base import Arm, Budget, Candidate, Request, StrategyResult, Streams, Trace, Usage, as_messages
 from ..strategies.errors import ConfigError
 from .bounded import work_off
 from .progress import bars
@@ -136,7 +136,7 @@ async def _run_prompt(
     identity = prompt_id(prompt)
     async with Workbench(asked.at) as bench:
         arm = bench.arm(asked.spec, seed=prompt_seed(asked.seed, identity))
-        if show is not None and not hasattr(arm.strategy, "stream"):
+        if show is not None and not isinstance(arm.strategy, Streams):
             raise ConfigError(f"{arm.strategy.name} does not stream: it weighs whole answers; leave out --stream")
         await bench.check()
         with _recorder(asked.log) as recorder:
@@ -176,9 +176,9 @@ async def _answer(
 async def _drawn(
     arm: Arm, request: Request, budget: Budget, trace: Trace | None, show: Callable[[str], None] | None
 ) -> StrategyResult:
-    if show is None:
+    if show is None or not isinstance(arm.strategy, Streams):
         return await arm.run(request, budget=budget, trace=trace)
-    flow = arm.strategy.stream(request, arm.backend, budget=budget, trace=trace)  # type: ignore[attr-defined]
+    flow = arm.strategy.stream(request, arm.backend, budget=budget, trace=trace)
     try:
         async for delta in flow:
             show(delta.text)

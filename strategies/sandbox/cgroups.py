@@ -82,12 +82,11 @@ def make(*, memory: int, processes: int, root: Path = _ROOT, own: str | None = N
             directory = parent / name
             directory.mkdir()
             made.append(directory)
-        second = "" in parents
-        _write(
-            parents.get("memory", parents.get("")) / name,  # type: ignore[operator]
-            {"memory.max": memory, "memory.swap.max": 0} if second else {"memory.limit_in_bytes": memory},
-        )
-        _write(parents.get("pids", parents.get("")) / name, {"pids.max": processes})  # type: ignore[operator]
+        if "" in parents:
+            _write(parents[""] / name, {"memory.max": memory, "memory.swap.max": 0, "pids.max": processes})
+        else:
+            _write(parents["memory"] / name, {"memory.limit_in_bytes": memory})
+            _write(parents["pids"] / name, {"pids.max": processes})
     except OSError:
         Cgroup(tuple(made)).remove()
         raise

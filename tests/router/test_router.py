@@ -23,6 +23,7 @@ from howhard.strategies import (
     ArmSpec,
     BestOfNSpec,
     CascadeSpec,
+    ChainOfThoughtSpec,
     FirstOfSpec,
     JudgeSpec,
     RegexCheckSpec,
@@ -464,6 +465,26 @@ def test_a_verifier_that_is_handed_over_takes_its_place_in_others_too(staged, ba
 
 
 # ── streaming ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_chain_of_thought_is_streamed_too(trained, tmp_path, backend):
+    specs = [
+        ArmSpec(backend="small", strategy=s)
+        for s in (ChainOfThoughtSpec(template=None), ChainOfThoughtSpec(), SingleSpec())
+    ]
+    manifest = msgspec.structs.replace(
+        trained.manifest, arms=tuple(s.name for s in specs), specs=tuple(specs), fallback=specs[2].name
+    )
+
+    async def read(directory):
+        router = Router.load(directory, backends={"small": backend("small", answer="the answer is 7")})
+        stream = router.stream(EASY, context=Context(allowed=["small/think"]))
+        return [delta.text async for delta in stream], (await stream.result()).text
+
+    write_artifact(tmp_path / "thinking", manifest, trained.files)
+    pieces, text = asyncio.run(read(tmp_path / "thinking"))
+    assert len(pieces) > 1
+    assert "".join(pieces) == text
 
 
 def test_a_single_pass_is_streamed_piece_by_piece(served):
