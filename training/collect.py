@@ -185,7 +185,8 @@ async def collect(
     """Draw what the log does not hold yet, and run the arms that cannot be derived.
 
     prompts   : a prompts table; every prompt has a grader.
-    backends  : n samples per prompt are drawn of each, with `params` (a seed makes every prompt's draws its own).
+    backends  : n samples per prompt are drawn of each, with `params` (a seed makes every prompt's draws its own);
+                none of those that judges ask and no arm answers from.
     verifiers : as specs, and `opened` where the caller has opened them: each but votes and first-ofs scores every
                 complete sample, so that any arm with them can be derived.
     arms      : those that are not derivable are run once per prompt (source "run").
@@ -295,6 +296,8 @@ class _Collection:
         self.scorers = [v for v in opened.values() if not isinstance(v, (Vote, FirstOf))]
         self.built = build_arms(self.arms, self.backends, opened)
         self.run_arms = {arm.name: self.built[arm.name] for arm in self.arms if not is_derivable(arm)}
+        answering = {b for arm in self.arms for b in (arm.backend, *arm.strategy.needs_backends)}
+        self.judging = {b for spec in verifiers.values() for b in spec.needs_backends} - answering
         self.params_json = tables.params_json(params)
         self._check_arms()
         by_hash = sorted(self.rows, key=lambda row: hashlib.sha256(row["prompt_id"].encode()).digest())
@@ -460,6 +463,7 @@ class _Collection:
                 width=self.concurrency,
             )
             for name, backend in self.backends.items()
+            if name not in self.judging
         ]
         stages += [
             _Stage(

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import random
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from howhard.strategies import (
     BestOfNSpec,
     ExactCheckSpec,
     FirstOfSpec,
+    JudgeSpec,
     RewardModelSpec,
     SingleSpec,
     TreeSearchSpec,
@@ -161,6 +163,28 @@ def test_every_sample_is_drawn_graded_and_scored_once(tmp_path):
     assert seen[0] == ("samples of small", 0, 24)
     assert seen[-1] == ("samples of small", 24, 24)
     assert len(backend.calls) == 6
+
+
+def test_nothing_is_drawn_of_a_backend_that_judges_ask_and_no_arm_answers_from(tmp_path):
+    judged = ArmSpec(backend="small", strategy=BestOfNSpec(n=2, verifier="judge", **SAMPLING))
+    small = Dice("small")
+    grader = Dice("grader", spoil=lambda prompt, i, generation: dataclasses.replace(generation, text="7"))
+    with Log(tmp_path) as log:
+        asyncio.run(
+            collect(
+                make_prompts(2),
+                backends={"small": small, "grader": grader},
+                verifiers={"judge": JudgeSpec(backend="grader", samples=1, scale=9)},
+                arms=[judged],
+                n=2,
+                params=PARAMS,
+                log=log,
+            )
+        )
+        assert set(log.samples()["backend"]) == {"small"}
+    asked = {prefix.messages[-1].content for prefixes, _, _ in grader.calls for prefix in prefixes}
+    assert asked
+    assert all("Answer: " in question for question in asked)
 
 
 def test_prompts_do_not_share_their_seeds_and_a_rerun_draws_the_same(tmp_path):
