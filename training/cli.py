@@ -200,7 +200,7 @@ def compare(
     """
     from ..strategies.errors import ConfigError
     from .compare import compare as go
-    from .compare import entries, fresh_prompts
+    from .compare_arms import entries, fresh_prompts
     from .compare_report import CompareReport
     from .compare_report import plot as draw
     from .prompt_sets import read_prompts

@@ -1,6 +1,6 @@
 """A comparison for people: the table of this field with intervals, and accuracy against tokens as a PNG.
 
-Nothing is computed here; compare.py did that.
+Nothing is computed here; compare_figures.py did that.
 """
 
 import shutil
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .compare import Against, Comparison, Row
+from .compare_figures import Against, Comparison, Row
 from .curves import Interval
 from .printing import WIDTH, bracket, name_points, number, plus_minus, text_table
 

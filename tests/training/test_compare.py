@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from howhard.strategies import ArmSpec, BestOfNSpec, SingleSpec
 from howhard.strategies.errors import BackendError, ConfigError, TableError
 from howhard.training.cli import main
-from howhard.training.compare import Entry, at_equal_tokens, compare, computed_prompts, entries, fresh_prompts
+from howhard.training.compare import compare
+from howhard.training.compare_arms import Entry, entries, fresh_prompts
+from howhard.training.compare_figures import at_equal_tokens, computed_prompts
 from howhard.training.compare_report import PIXELS, CompareReport, plot
 from howhard.training.results_file import ResultsFile
 from howhard.training.workbench import Workbench, at_hand
