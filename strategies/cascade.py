@@ -8,6 +8,7 @@ Sources: FrugalGPT (Chen et al. 2023, 2305.05176); agreement of samples (Yue et 
 
 import asyncio
 import dataclasses
+import hashlib
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
@@ -35,9 +36,6 @@ from .running import Run
 from .spec import Parts, SpecError, StrategyFields
 
 logger = logging.getLogger(__name__)
-
-_SEEDS_APART = 1_000_003
-"""Two stages on one backend must not draw the same samples again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +382,15 @@ class _Cascading:
         self._trace(event, fields)
 
 
+def _further(seed: int, place: int) -> int:
+    """A seed for a stage, below 2^31, made of the cascade's own, which the first stage has.
+
+    Two stages on one backend must not draw the same samples again, nor those of a cascade within a cascade: such a one
+    has a seed of its own even where it is the first stage.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{place}".encode()).digest()[:4], "big") // 2
+
+
 # ── as data ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -460,7 +467,8 @@ class CascadeSpec(StrategyFields, frozen=True, kw_only=True, tag="cascade"):
 
     def _stage(self, place: int, stage: StageSpec, parts: Parts) -> Stage:
         asked_by = f"stages[{place}]"
-        own = dataclasses.replace(parts, seed=None if parts.seed is None else parts.seed + place * _SEEDS_APART)
+        first = place == 0 and not isinstance(stage.strategy, CascadeSpec)
+        own = parts if first or parts.seed is None else dataclasses.replace(parts, seed=_further(parts.seed, place))
         try:
             strategy = stage.strategy.build(own)
             rule = stage.accept and get_acceptance(stage.accept, verifier=lambda n: own.verifier(n, asked_by=asked_by))

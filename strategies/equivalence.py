@@ -364,13 +364,13 @@ class Mathematics(_ByComparison):
         return canonical(answer)
 
     async def _same(self, a: tuple[str, str], b: tuple[str, str], tell: Tell) -> bool | None:
-        pair = (a[0], b[0])
-        if pair not in self._known:
+        pair, unknown = (a[0], b[0]), object()
+        verdict: Any = self._known.get(pair, unknown)
+        if verdict is unknown:
             verdict = await asyncio.to_thread(self._pool.same, a[1], b[1])
             while len(self._known) >= self._REMEMBERED:
                 self._known.pop(next(iter(self._known)), None)
             self._known[pair] = verdict
-        verdict = self._known[pair]
         if verdict is None:
             tell(f"comparing {_cut(a[1])} with {_cut(b[1])} took more than {self.timeout:g} s: taken as not the same")
         return verdict

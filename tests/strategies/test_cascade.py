@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import json
 
 import msgspec
@@ -505,6 +506,23 @@ def test_two_stages_on_one_backend_do_not_draw_the_same_samples_again():
     first, second = (params.seed for _, _, params in small.calls)
     assert first == 7
     assert second - first > 1000
+
+
+def test_stages_of_a_cascade_within_a_cascade_have_seeds_of_their_own():
+    votes = {"kind": "self_consistency", "n": 3}
+    inner = {"kind": "cascade", "stages": [{"strategy": votes, "accept": "agreement >= 1"}, {"strategy": votes}]}
+    spec = CascadeSpec(
+        stages=(
+            StageSpec(strategy=inner, accept="agreement >= 1"),
+            StageSpec(strategy=votes, accept="agreement >= 1"),
+            StageSpec(strategy=votes),
+        )
+    )
+    on = backend(*(f"Answer: {i}" for i in range(97)))
+    run(spec.build(Parts(seed=7)), on)
+    seeds = [params.seed for _, _, params in on.calls]
+    assert len(seeds) == 4
+    assert min(abs(a - b) for a, b in itertools.combinations(seeds, 2)) > 1000
 
 
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
