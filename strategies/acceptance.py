@@ -18,7 +18,7 @@ from typing import Protocol
 from .base import Candidate, Prefix, Strategy, StrategyResult, Verifier
 from .equivalence import Equivalence, get_equivalence
 from .errors import ConfigError
-from .running import Run, most_tokens, with_verdict
+from .running import Run, demand_absolute, most_tokens, with_verdict
 from .single import SinglePass
 
 RULES = ("agreement", "score", "logprob")
@@ -111,6 +111,8 @@ class VerifierScore:
     def __init__(self, threshold: float, *, verifier: Verifier | None = None) -> None:
         if not 0 < threshold <= 1:
             raise ConfigError(f"score >= {threshold!r}: a score that is good enough lies in (0, 1]")
+        if verifier is not None:
+            demand_absolute(verifier, "a stage's answer is judged alone", "another one, or accept by agreement")
         self.threshold = threshold
         self.verifier = verifier
 

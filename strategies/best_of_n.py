@@ -17,7 +17,7 @@ from .base import (
 from .equivalence import Equivalence, Groups, get_equivalence
 from .errors import ConfigError, nearest
 from .naming import DEFAULT_VERIFIER
-from .running import Run, best_of, proves, with_verdict
+from .running import Run, best_of, demand_absolute, is_relative, proves, with_verdict
 from .selection import SELECTIONS, best_of_majority, weighted_best
 from .spec import Parts, StrategyFields
 from .stopping import Accepted, Fixed, StopRule, get_stop_rule
@@ -82,10 +82,11 @@ class BestOfN(Bindable):
         self.params = params or SamplingParams()
         if n > 1 and self.params.temperature == 0:
             raise ConfigError(f"temperature=0 would draw the same sample {n} times: set it above 0, or n=1")
-        if not isinstance(self.stop, Fixed) and is_relative(verifier):
-            raise ConfigError(
-                f"stop={self.stop.name!r} judges each wave alone, but verifier {verifier.name!r} scores samples by "
-                "comparing them with each other: take stop='none', or for votes SelfConsistency with its stop rules"
+        if not isinstance(self.stop, Fixed):
+            demand_absolute(
+                verifier,
+                f"stop={self.stop.name!r} judges each wave alone",
+                "stop='none', or for votes SelfConsistency with its stop rules",
             )
         self.past_optimum = errors.warning(n) if errors is not None else None
         if self.past_optimum is not None:
@@ -173,11 +174,6 @@ class BestOfN(Bindable):
         if self.selection == "majority":
             return best_of_majority(candidates, groups, frequent=self.frequent)
         return best_of(candidates)
-
-
-def is_relative(verifier: Verifier) -> bool:
-    """Whether a verifier's scores compare only within one call: it says so (`relative`), or a member of it does."""
-    return bool(getattr(verifier, "relative", False)) or any(map(is_relative, getattr(verifier, "verifiers", ())))
 
 
 class BestOfNSpec(StrategyFields, frozen=True, kw_only=True, tag="best_of_n"):

@@ -24,7 +24,7 @@ from .base import (
 )
 from .errors import ConfigError, PromptTooLong, nearest
 from .naming import DEFAULT_VERIFIER, by_verifier, unusual
-from .running import Call, Run, best_of, candidate, most_tokens, proves, with_verdict
+from .running import Call, Run, best_of, candidate, demand_absolute, most_tokens, proves, with_verdict
 from .spec import Parts, StrategyFields
 
 CRITIQUE = """\
@@ -55,7 +55,7 @@ class Refinement(Bindable):
 
     rounds     : >= 1 fixes at most.
     verifier   : judges every version alone; None = there is none. One that compares texts with each other (a vote, a
-                 tournament) says nothing about one version.
+                 tournament) says nothing about one version, and is refused.
     drafts     : >= 1 drafts, drawn in one call; the first round goes on from the one that the verifier ranks first.
     threshold  : a score in (0, 1] that is good enough to stop; a sound verifier's proof always is.
     params     : how drafts and fixes are drawn.
@@ -104,6 +104,12 @@ class Refinement(Bindable):
         self.fix = _checked("fix", fix, needed=("feedback",), known=("prompt", "answer"))
         if drafts > 1 and self.params.temperature == 0:
             raise ConfigError(f"temperature=0 would draw the same draft {drafts} times: set it above 0, or drafts=1")
+        if verifier is not None:
+            demand_absolute(
+                verifier,
+                "refinement has each version judged alone",
+                "another one, or none: the model then criticises itself (verifier = '' in configurations)",
+            )
         if drafts > 1 and verifier is None:
             raise ConfigError(f"drafts={drafts}, but no verifier ranks them: give one, or set drafts=1")
 

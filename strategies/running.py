@@ -29,7 +29,7 @@ from .base import (
     Verdicts,
     Verifier,
 )
-from .errors import BackendError, HowhardError, InputError, VerifierError
+from .errors import BackendError, ConfigError, HowhardError, InputError, VerifierError
 
 if TYPE_CHECKING:
     from .search.tree import Tree
@@ -382,6 +382,19 @@ def with_verdict(candidate: Candidate, verdicts: Verdicts, place: int) -> Candid
         steps=None if verdicts.steps is None else verdicts.steps[place],
         feedback=None if verdicts.feedback is None else verdicts.feedback[place],
     )
+
+
+def is_relative(verifier: Verifier) -> bool:
+    """Whether a verifier's scores compare only within one call: it says so (`relative`), or a member of it does."""
+    return bool(getattr(verifier, "relative", False)) or any(map(is_relative, getattr(verifier, "verifiers", ())))
+
+
+def demand_absolute(verifier: Verifier, why: str, remedy: str) -> None:
+    """Raise ConfigError for a verifier whose scores of different calls do not compare; see `is_relative`."""
+    if is_relative(verifier):
+        raise ConfigError(
+            f"{why}, but verifier {verifier.name!r} scores texts by comparing them with each other: take {remedy}"
+        )
 
 
 def proves(verifier: Verifier, verdicts: Verdicts) -> bool:

@@ -26,7 +26,7 @@ from ..base import (
 )
 from ..errors import ConfigError, PromptTooLong
 from ..naming import DEFAULT_VERIFIER, by_step_verifier, unusual
-from ..running import Call, CountsTokens, Run, best_of, most_tokens, proves
+from ..running import Call, CountsTokens, Run, best_of, demand_absolute, most_tokens, proves
 from ..spec import Parts, StrategyFields
 from .branch import Ask, Branch, Grown, Rule
 from .steps import StepEnd, Steps
@@ -47,7 +47,7 @@ class Common(TypedDict, total=False):
 class StepSearch(Bindable):
     """What all searches have in common. A subclass adds its own settings, a title, and its rule.
 
-    verifier     : scores partial solutions (a process reward model) and finished ones.
+    verifier     : scores partial solutions (a process reward model) and finished ones, each alone.
     params       : how steps are drawn; `max_tokens` bounds one whole solution, `stop` ends a solution.
     step_end     : what ends a step; see StepEnd. A string is kept in the text.
     step_tokens  : most tokens of one step; a longer one goes on in the next step, so a separator that never comes
@@ -81,6 +81,7 @@ class StepSearch(Bindable):
         token_budget: int | None = None,
     ) -> None:
         at_least_one(max_steps=max_steps)
+        demand_absolute(verifier, "a search has solutions judged round by round", "one that judges each text alone")
         self.steps = Steps.of(step_end, step_tokens)
         self.step_end, self.step_tokens = step_end, step_tokens
         self.verifier = verifier

@@ -508,6 +508,11 @@ def test_two_stages_on_one_backend_do_not_draw_the_same_samples_again():
     assert second - first > 1000
 
 
+def test_a_stage_is_not_accepted_by_a_verifier_that_compares_answers_with_each_other():
+    with pytest.raises(ConfigError, match="judged alone, but verifier 'vote' scores texts by comparing them"):
+        VerifierScore(0.5, verifier=Vote())
+
+
 def test_stages_of_a_cascade_within_a_cascade_have_seeds_of_their_own():
     votes = {"kind": "self_consistency", "n": 3}
     inner = {"kind": "cascade", "stages": [{"strategy": votes, "accept": "agreement >= 1"}, {"strategy": votes}]}

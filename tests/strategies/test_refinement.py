@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from howhard.strategies import Budget, Message, Prices, RegexCheck, Request, SamplingParams, Usage, Verdicts
+from howhard.strategies import Budget, Message, Prices, RegexCheck, Request, SamplingParams, Usage, Verdicts, Vote
 from howhard.strategies.errors import BackendError, ConfigError
 from howhard.strategies.refinement import SATISFIED, Refinement, RefinementSpec
 from howhard.strategies.testing import CONTRACT, ScriptedBackend, Subject
@@ -264,6 +264,11 @@ def test_two_samples_never_share_a_seed():
 def test_settings_that_make_no_sense_are_refused_by_name(settings, words):
     with pytest.raises(ConfigError, match=words):
         refine(**settings)
+
+
+def test_a_verifier_that_compares_versions_with_each_other_is_refused():
+    with pytest.raises(ConfigError, match=r"verifier 'vote' scores texts by comparing them.*criticises itself"):
+        refine(Vote())
 
 
 def test_drafts_that_would_all_be_the_same_are_refused():

@@ -15,6 +15,8 @@ from howhard.strategies import (
     MCTS,
     BestFirst,
     Budget,
+    ExactCheck,
+    FirstOf,
     ParticleFilter,
     Prices,
     Rebase,
@@ -190,10 +192,22 @@ def test_every_search_ends_with_an_answer_where_its_steps_do_not_get_there(place
 
 @EVERY
 def test_a_verifier_that_judges_no_partial_solution_is_told_on(place):
-    strategy = searches(Vote())[place]
+    class Whole(Guide):
+        async def score(self, request, candidates, *, partial=False):
+            if partial:
+                return Verdicts((None,) * len(candidates))
+            return await super().score(request, candidates)
+
+    strategy = searches(Whole())[place]
     result = run(strategy, backend(*SCRIPT))
     assert result.answer is not None
-    assert ("'vote' judged no partial solution" in result.stopped_because) != strategy.rollouts
+    assert ("'guide' judged no partial solution" in result.stopped_because) != strategy.rollouts
+
+
+def test_a_verifier_that_compares_texts_with_each_other_is_refused_as_rounds_are_judged_apart():
+    for verifier in (Vote(), FirstOf("best", [ExactCheck(), Vote()])):
+        with pytest.raises(ConfigError, match=f"'{verifier.name}' scores texts by comparing them"):
+            searches(verifier)
 
 
 @EVERY
