@@ -41,6 +41,7 @@ class Branch:
     rollout: bool = False
     score: float | None = None
     step_scores: tuple[float, ...] | None = None
+    feedback: str | None = None
     copies: int = 1
     drawn: int = 0
     children: list["Branch"] = field(default_factory=list)
@@ -96,7 +97,7 @@ class Branch:
         if not self.finished and whole.finish_reason == "stop":
             whole = dataclasses.replace(whole, finish_reason="length")
         own = candidate(whole, text=self.prefix.answer)
-        return dataclasses.replace(own, score=self.score, steps=self.step_scores)
+        return dataclasses.replace(own, score=self.score, steps=self.step_scores, feedback=self.feedback)
 
 
 def _joined(steps: Sequence[Generation]) -> Generation:

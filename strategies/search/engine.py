@@ -467,6 +467,7 @@ class _Search:
             for i, branch in enumerate(group):
                 branch.score = verdicts.scores[i]
                 branch.step_scores = verdicts.steps[i] if verdicts.steps is not None else None
+                branch.feedback = verdicts.feedback[i] if verdicts.feedback is not None else None
             if verdicts.note:
                 self._notes[verdicts.note] = None
             if partial and group and not run.out_of_time:

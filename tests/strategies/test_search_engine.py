@@ -1,6 +1,7 @@
 """One tree under every search: how it grows, what a step is, what is merged, and what comes out."""
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import xml.etree.ElementTree as ET
@@ -208,6 +209,19 @@ def test_a_verifier_that_compares_texts_with_each_other_is_refused_as_rounds_are
     for verifier in (Vote(), FirstOf("best", [ExactCheck(), Vote()])):
         with pytest.raises(ConfigError, match=f"'{verifier.name}' scores texts by comparing them"):
             searches(verifier)
+
+
+@EVERY
+def test_the_verifiers_words_stand_at_the_candidates(place):
+    class Talks(Guide):
+        async def score(self, request, candidates, *, partial=False):
+            verdicts = await super().score(request, candidates)
+            return dataclasses.replace(verdicts, feedback=tuple(f"about {c.text}" for c in candidates))
+
+    result = run(searches(Talks())[place], backend(*SCRIPT))
+    judged = [c for c in result.candidates if c.score is not None and c.generation.complete]
+    assert judged
+    assert all(c.feedback == f"about {c.text}" for c in judged)
 
 
 @EVERY
