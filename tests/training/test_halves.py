@@ -15,7 +15,7 @@ SPECS = {
     for spec in (
         ArmSpec(backend="small", strategy=SingleSpec(**SAMPLING)),
         ArmSpec(backend="small", strategy=BestOfNSpec(n=4, verifier="vote", **SAMPLING)),
-        ArmSpec(backend="small", strategy=TreeSearchSpec(width=1, branches=2, verifier="vote", **SAMPLING)),
+        ArmSpec(backend="small", strategy=TreeSearchSpec(width=1, branches=2, verifier="prm", **SAMPLING)),
     )
 }
 QUALITY = {"p0": [1, 0, 1, 0], "p1": [0, 0, 1, 1]}
