@@ -7,26 +7,37 @@ import asyncio
 import dataclasses
 import random
 
+import msgspec
 import pytest
 
 from howhard.strategies import (
+    MCTS,
     BestOfN,
+    Cascade,
     ChainOfThought,
     ExactCheck,
+    Hedge,
+    Judge,
+    JudgeSettings,
     Message,
     Prefix,
     Prices,
     Request,
     SamplingParams,
+    SelfConsistency,
     SinglePass,
+    Stage,
     TreeSearch,
     Usage,
     Verdicts,
     Vote,
+    catalogue,
+    testing,
 )
 from howhard.strategies.backends.openai import OpenAIBackend
 from howhard.strategies.backends.vllm import VLLMBackend
 from howhard.strategies.errors import BackendError, ModelNotServed, PromptTooLong
+from howhard.strategies.spec import Parts
 from howhard.strategies.testing import CONTRACT, Subject
 from howhard.training.problems.families import FAMILIES
 
@@ -323,8 +334,10 @@ def test_cancelling_a_whole_call_leaves_the_server_idle_long_before_its_end(endl
     assert {g.finish_reason for g in row} == {"cancelled"}
     assert usage.prompt_tokens == row[0].prompt_tokens > 0
     drawn = after["completion_tokens"] - before["completion_tokens"]
-    assert 0 < usage.completion_tokens == sum(g.completion_tokens for g in row) <= drawn
-    assert drawn < 8 * LONG.max_tokens
+    seen = sum(g.completion_tokens for g in row)
+    assert 0 < seen <= drawn < 8 * LONG.max_tokens
+    # Half an event of each sample is booked beyond what was seen, for what was on its way.
+    assert seen <= usage.completion_tokens <= seen + 8 * endless.tokens_per_event // 2
 
 
 def test_what_is_booked_is_what_the_server_counted(served):
@@ -399,7 +412,7 @@ def test_a_probe_finds_everything_that_this_server_offers(served, vllm_server):
 # ── strategies on it ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Judge:
+class Digits:
     """Scores any text by its digits, so that it always has a preference."""
 
     name, sound, prices = "best", False, None
@@ -413,25 +426,172 @@ PARAMS = SamplingParams(max_tokens=48, seed=3)
 STRATEGIES = [
     SinglePass(PARAMS),
     BestOfN(n=4, verifier=Vote(), params=PARAMS),
-    TreeSearch(width=2, branches=2, verifier=Judge(), params=PARAMS, step_tokens=12, max_steps=4),
+    TreeSearch(width=2, branches=2, verifier=Digits(), params=PARAMS, step_tokens=12, max_steps=4),
 ]
 
 
-@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: strategy.name)
-def test_every_strategy_keeps_the_contract_on_a_real_server(served, strategy, check):
+SEARCH = {"step_tokens": 12, "max_steps": 4}
+TWO_STAGES = [
+    {"strategy": {"kind": "self_consistency", "n": 2}, "accept": "agreement >= 1"},
+    {"strategy": {"kind": "best_of_n", "n": 2}},
+]
+SMALL = {
+    "ab_mcts": {"samples": 8, "batch": 4, **SEARCH},
+    "best_first": {"expansions": 4, "branches": 2, **SEARCH},
+    "cascade": {"stages": TWO_STAGES},
+    "chain_of_thought": {"template": None, "thinking_tokens": 6, "forced_text": "Answer:"},
+    "dvts": {"width": 2, "branches": 2, **SEARCH},
+    "mcts": {"samples": 8, "batch": 4, **SEARCH},
+    "particles": {"n": 3, **SEARCH},
+    "rebase": {"n": 3, **SEARCH},
+    "refinement": {"rounds": 1},
+    "self_consistency": {"n": 6, "stop": "beta:0.95", "weights": "confidence"},
+}
+"""The kinds of the catalogue that are not in STRATEGIES, each as small as shows what it does."""
+
+
+def others():
+    for kind in catalogue.STRATEGIES:
+        settings = SMALL.get(kind.__struct_config__.tag)
+        if settings is not None:
+            spec = msgspec.convert({"kind": kind.__struct_config__.tag, "max_tokens": 40, **settings}, kind)
+            yield spec.build(Parts({"best": Digits()}, seed=3))
+
+
+OTHERS = list(others())
+MAIN_CHECKS = (
+    testing.usage_is_what_the_backend_served,
+    testing.a_token_budget_holds,
+    testing.the_same_seed_gives_the_same_result,
+    testing.a_cancelled_run_leaves_no_sample_behind,
+    testing.a_failed_sample_is_visible_and_loses_no_other,
+)
+"""What a server can break and a scripted backend cannot; the whole contract takes a minute more."""
+
+
+def test_every_kind_of_the_catalogue_meets_the_server():
+    shown = {type(strategy) for strategy in (*STRATEGIES, *OTHERS)}
+    parts = Parts({"best": Digits()})
+    assert shown == {type(kind().build(parts)) for kind in catalogue.STRATEGIES}
+
+
+def on_the_server(strategy, backend, served):
+    """A subject of which the server itself says what it drew, and whether it still draws."""
+
     async def tokens():
         return int((await idle(served))["completion_tokens"])
 
     async def running():
         counters = await served.metrics()
-        return served.running + int(counters["running"] + counters["waiting"])
+        return backend.running + int(counters["running"] + counters["waiting"])
 
     # What else is in a batch changes the last bits of the logits, and so, rarely, a text (vllm #17524).
-    subject = Subject(
-        strategy=strategy, backend=served, prompts=PROMPTS, served=tokens, running=running, independent=False
+    return Subject(
+        strategy=strategy, backend=backend, prompts=PROMPTS, served=tokens, running=running, independent=False
     )
-    asyncio.run(check(subject))
+
+
+@pytest.mark.parametrize(
+    "strategy, check",
+    [
+        *((strategy, check) for strategy in STRATEGIES for check in CONTRACT),
+        *((strategy, check) for strategy in OTHERS for check in MAIN_CHECKS),
+    ],
+    ids=lambda value: getattr(value, "name", None) or value.__name__,
+)
+def test_every_strategy_keeps_the_contract_on_a_real_server(served, strategy, check):
+    asyncio.run(check(on_the_server(strategy, served, served)))
+
+
+def test_streams_of_low_confidence_are_stopped_on_the_server_itself(served):
+    """DeepConf: what the later streams would have drawn past the bar is not drawn."""
+    settings = {
+        "n": 16,
+        "weights": "confidence,keep=0.3,window=8",
+        "params": SamplingParams(temperature=1.8, max_tokens=200, seed=3),
+    }
+    long = FAMILIES["chain"].generate(FAMILIES["chain"].levels[-1], random.Random(1)).prompt
+
+    async def drawn(strategy):
+        before = await idle(served)
+        result = await strategy.run(Request.of(long), served)
+        after = await idle(served)
+        return result, after["completion_tokens"] - before["completion_tokens"]
+
+    async def main():
+        return await drawn(SelfConsistency(online=True, warmup=6, **settings)), await drawn(SelfConsistency(**settings))
+
+    (online, fewer), (offline, all_of_them) = asyncio.run(main())
+    stopped = [c for c in online.candidates if c.generation.finish_reason == "cancelled"]
+    assert stopped
+    assert all(c.answer is None for c in stopped)
+    assert offline.usage.completion_tokens == all_of_them
+    assert online.usage.completion_tokens <= fewer < all_of_them
+
+
+def test_a_search_reads_most_of_its_prompts_from_the_servers_cache(served, vllm_server):
+    if not vllm_server.own:
+        pytest.skip("the server behind HOWHARD_VLLM_URL may cache larger blocks")
+    chain = FAMILIES["chain"]
+    prompt = chain.generate(chain.levels[-1], random.Random(7)).prompt
+    search = MCTS(samples=24, batch=4, verifier=Digits(), params=SamplingParams(max_tokens=160, seed=3))
+
+    async def main():
+        before = await idle(served)
+        result = await search.run(Request.of(prompt), served)
+        after = await idle(served)
+        return result, {name: after[name] - before[name] for name in after}
+
+    result, counted = asyncio.run(main())
+    assert counted["prefix_cache_hits"] >= 0.5 * counted["prefix_cache_queries"]
+    assert result.usage.cached_tokens >= 0.5 * result.usage.prompt_tokens
+    assert result.usage.completion_tokens == counted["completion_tokens"]
+
+
+def test_a_hedged_cascade_stops_the_loser_on_the_server(endless):
+    from howhard.strategies.backends.local import LocalBackend
+
+    local = LocalBackend("small", "tiny-small", prices=Prices(prompt=1.0, completion=1.0))
+    quick = Stage(SinglePass(SamplingParams(max_tokens=160, seed=1)), local)
+    slow = Stage(BestOfN(n=4, verifier=Vote(), params=LONG), accept="score >= 0.5")
+    hedged = Cascade([slow, quick], hedge=Hedge(after_s=0.0))
+
+    async def main():
+        await quick.strategy.run(Request.of(PROMPTS[1]), local)  # loads what is loaded once
+        before = await idle(endless)
+        result = await hedged.run(Request.of(PROMPTS[0]), endless)
+        after = await idle(endless)
+        await local.close()
+        return result, after["completion_tokens"] - before["completion_tokens"]
+
+    result, drawn = asyncio.run(main())
+    assert "stage 2 (single_on_small) is the last" in result.stopped_because
+    assert drawn < 0.8 * 4 * LONG.max_tokens
+    assert endless.running == 0
+
+
+def test_what_a_judge_takes_is_what_the_server_counted(served, vllm_server):
+    if not vllm_server.own:
+        pytest.skip("the server behind HOWHARD_VLLM_URL may not constrain its replies")
+    # The model has never seen a grade: the server lets it write nothing else.
+    grader = backend_on(vllm_server, extra_body={"structured_outputs": {"choice": list("12345")}})
+    judged = BestOfN(n=4, verifier=Judge(grader, JudgeSettings(samples=4)), params=PARAMS)
+
+    async def main():
+        before = await idle(served)
+        result = await judged.run(Request.of(PROMPTS[0]), served)
+        after = await idle(served)
+        await grader.close()
+        return result, {name: after[name] - before[name] for name in after}
+
+    result, counted = asyncio.run(main())
+    usage = result.usage
+    assert all(0 <= c.score <= 1 for c in result.candidates)
+    graded = counted["completion_tokens"] - usage.completion_tokens
+    assert graded > 0
+    # The counter has the prompt of a call once per sample, bills and budgets have it once.
+    questions = (counted["prompt_tokens"] - 4 * usage.prompt_tokens) / 4
+    assert usage.verifier_tokens == graded + questions
 
 
 def test_more_samples_solve_more_of_real_problems(served, vllm_server):
@@ -498,21 +658,17 @@ def plain(vllm_server):
     asyncio.run(backend.close())
 
 
-@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: strategy.name)
+@pytest.mark.parametrize(
+    "strategy, check",
+    [
+        *((strategy, check) for strategy in STRATEGIES for check in CONTRACT),
+        *((strategy, testing.usage_is_what_the_backend_served) for strategy in OTHERS),
+    ],
+    ids=lambda value: getattr(value, "name", None) or value.__name__,
+)
 def test_every_strategy_keeps_the_contract_on_an_openai_compatible_server(plain, served, strategy, check):
-    async def tokens():
-        return int((await idle(served))["completion_tokens"])
-
-    async def running():
-        counters = await served.metrics()
-        return plain.running + int(counters["running"] + counters["waiting"])
-
     # Without ids and counts while streaming, a cancelled call is booked by its pieces.
-    subject = Subject(
-        strategy=strategy, backend=plain, prompts=PROMPTS, served=tokens, running=running, independent=False
-    )
-    asyncio.run(check(subject))
+    asyncio.run(check(on_the_server(strategy, plain, served)))
 
 
 def test_a_stop_string_that_is_looked_for_here_ends_a_sample_where_the_server_would(served, vllm_server):
