@@ -12,7 +12,6 @@ import json
 import os
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import problems as sets
@@ -65,7 +64,7 @@ def shared(depth: int) -> dict[str, list[Method]]:
             Method("treequest", f"mcts_{samples}", {"kind": "mcts", "budget": samples} | MORE),
         ],
         "MCTS, at optillm's tokens": [
-            howhard("mcts_48", kind="mcts", samples=48),
+            howhard("mcts_24", kind="mcts", samples=24),
             Method("optillm", "mcts_2 (as it ships)", {"kind": "mcts", "n": 2}),
         ],
     }  # fmt: skip
@@ -79,47 +78,60 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("client_cost"))
+    parser.add_argument("--report", action="store_true", help="only read the rows that are there")
     options = parser.parse_args()
-    folder, port = options.out.absolute(), server.free_port()
+    folder = options.out.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     groups = shared(int(options.cell.rpartition("-")[2]) + 1)
-    costs: dict[str, dict[str, list[dict]]] = {}
+    if not options.report:
+        measure(options, folder, groups)
+    print(json.dumps(report(folder / "rows.jsonl", groups, options)))
+
+
+def measure(options: argparse.Namespace, folder: Path, groups: dict[str, list[Method]]) -> None:
+    """Round by round, the methods in turn; rows are added to those that are there."""
+    port = server.free_port()
     with (
         server.serve(model_directory("tiny-small"), "tiny-small", folder / "server.log") as url,
         server.running(
             [sys.executable, str(run.HERE / "judge.py"), str(port)], folder / "judge.log", dict(os.environ)
-        ) as p,
+        ) as process,
     ):
         judge = f"http://127.0.0.1:{port}"
-        server.wait(judge + "/counters", p, folder / "judge.log")
-        stamp = time.strftime("%H%M%S")
+        server.wait(judge + "/counters", process, folder / "judge.log")
         bench = Bench(
             url, "tiny-small", judge, options.cell, sets.make(options.cell, options.problems), folder / "sides",
-            folder / f"rows.{stamp}.jsonl", max_tokens=160, concurrency=options.concurrency,
+            folder / "rows.jsonl", max_tokens=160, concurrency=options.concurrency,
         )  # fmt: skip
         for _ in range(options.rounds):
-            for group, methods in groups.items():
-                for method in methods:
-                    row = bench.measure(method, 0)
-                    print(run.words(row), file=sys.stderr, flush=True)
-                    if "error" not in row:
-                        costs.setdefault(group, {}).setdefault(method.name, []).append(row)
+            for method in (method for methods in groups.values() for method in methods):
+                print(run.words(bench.measure(method, 0)), file=sys.stderr, flush=True)
+
+
+def report(path: Path, groups: dict[str, list[Method]], options: argparse.Namespace) -> dict:
+    """Print the table, and return the JSON."""
+    rows = [row for row in map(json.loads, path.read_text().splitlines()) if "error" not in row]
     found: dict[str, dict] = {}
-    run.heading("strategy", "side", "requests", "client CPU, ms (range)", "seconds for all", "engine tokens")
-    for group, methods in costs.items():
-        for name, rows in methods.items():
-            cpu = sorted(1000 * row["client_cpu_s"] / row["n"] for row in rows)
-            requests = statistics.median(row["requests_per_problem"] for row in rows)
-            seconds = statistics.median(row["seconds"] for row in rows)
-            tokens = statistics.median(row["generated_per_problem"] for row in rows)
-            found.setdefault(group, {})[name] = {
-                "requests": requests, "client_cpu_ms": round(statistics.median(cpu), 2),
-                "range": [round(cpu[0], 2), round(cpu[-1], 2)], "seconds": seconds, "engine_tokens": tokens,
+    run.heading("strategy", "side", "requests", "client CPU, ms (range)", "engine tokens", "judge tokens", "rounds")
+    for group, methods in groups.items():
+        for method in methods:
+            own = [row for row in rows if row["method"] == method.name]
+            if not own:
+                continue
+            cpu = sorted(1000 * row["client_cpu_s"] / row["n"] for row in own)
+            median = {
+                name: round(statistics.median(row[f"{name}_per_problem"] for row in own), 1)
+                for name in ("requests", "generated", "judge_tokens")
+            }
+            found.setdefault(group, {})[method.name] = median | {
+                "client_cpu_ms": round(statistics.median(cpu), 2), "range": [round(cpu[0], 2), round(cpu[-1], 2)],
             }  # fmt: skip
-            print(f"| {group} | {name} | {requests:.1f} | {statistics.median(cpu):.2f} ({cpu[0]:.2f}-{cpu[-1]:.2f}) | "
-                  f"{seconds:.1f} | {tokens:.0f} |")  # fmt: skip
-    print(json.dumps({"benchmark": "rivals/client_cost", "cell": options.cell, "problems": options.problems,
-                      "rounds": options.rounds, "concurrency": options.concurrency, "costs": found}))  # fmt: skip
+            print(
+                f"| {group} | {method.name} | {median['requests']} | {statistics.median(cpu):.2f} "
+                f"({cpu[0]:.2f}-{cpu[-1]:.2f}) | {median['generated']:.0f} | {median['judge_tokens']:.0f} | {len(own)} |"
+            )
+    asked = {"cell": options.cell, "problems": options.problems, "concurrency": options.concurrency}
+    return {"benchmark": "rivals/client_cost"} | asked | {"costs": found}
 
 
 if __name__ == "__main__":

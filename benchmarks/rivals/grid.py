@@ -28,6 +28,8 @@ from run import Bench, Method
 
 from howhard.strategies.answers import canonical, extract
 from howhard.strategies.backends.local import model_directory
+from howhard.strategies.selection import elect
+from howhard.strategies.stopping import Tally
 
 MORE = {"end_token": "</s>", "step_tokens": 64, "opening": ""}
 """What rivals are told of the embedded models: their end token, and what the template puts before an answer."""
@@ -43,7 +45,8 @@ def ladders(depth: int) -> dict[str, list[Method]]:
     return {
         "best_of_n": [LOGGED],
         "beam": [
-            howhard(f"beam_{w}x{b}", kind="tree_search", width=w, branches=b) for w, b in ((1, 4), (2, 4), (4, 4))
+            howhard(f"beam_{w}x{b}", kind="tree_search", width=w, branches=b)
+            for w, b in ((1, 2), (1, 4), (2, 4), (4, 4))
         ],
         "dvts": [howhard(f"dvts_{w}x{b}", kind="dvts", width=w, branches=b) for w, b in ((2, 4), (4, 4))],
         "rebase": [howhard(f"rebase_{n}", kind="rebase", n=n) for n in (8, 16)],
@@ -134,22 +137,24 @@ def derived(logged: list[list[list]], marks: list[list[float]], rows: Sequence[d
         exact = [best_of([s[3] for s in ss], mm, n) for ss, mm in zip(logged, marks, strict=True)]
         ladders["best_of_n"].append(Point(np.array(exact), n * 2 * drawn + prompt))
         for kind in ("weighted", "vote"):
-            weights = [[(s[3] or 0.0) if kind == "weighted" else 1.0 for s in ss] for ss in logged]
             own = [
-                np.mean([elected(aa, ww, mm, rng.permutation(len(mm))[:n]) for _ in range(64)])
-                for aa, ww, mm in zip(answers, weights, marks, strict=True)
+                np.mean([elected(kind, aa, ss, mm, rng.permutation(len(mm))[:n]) for _ in range(64)])
+                for aa, ss, mm in zip(answers, logged, marks, strict=True)
             ]
             ladders[kind].append(Point(np.array(own), n * drawn if kind == "vote" else n * 2 * drawn + prompt))
     return ladders
 
 
-def elected(answers: Sequence[str], weights: Sequence[float], marks: Sequence[float], order: np.ndarray) -> float:
-    """Mark of the answer with the most weight among those drawn: its heaviest sample's; ties by launch order."""
-    votes: dict[str, float] = {}
-    for i in order:
-        votes[answers[i]] = votes.get(answers[i], 0.0) + weights[i]
-    winner = max(votes, key=lambda answer: votes[answer])
-    return marks[max((i for i in order if answers[i] == winner), key=lambda i: weights[i])]
+def elected(kind: str, answers: Sequence[str], samples: list[list], marks: Sequence[float], order: np.ndarray) -> float:
+    """Mark of the answer that wins among the samples drawn, as selection.py settles it."""
+    names = {answer: i for i, answer in enumerate(dict.fromkeys(answers[i] for i in order))}
+    groups = [names[answers[i]] for i in order]
+    if kind == "vote":
+        winner = elect(groups, [1.0] * len(groups), [samples[i][2] for i in order])
+        return marks[order[groups.index(winner)]]
+    scores = [samples[i][3] or 0.0 for i in order]
+    winner = Tally.of(groups, scores).leader
+    return marks[order[max((k for k, group in enumerate(groups) if group == winner), key=lambda k: scores[k])]]
 
 
 def between(ladder: Sequence[Point], tokens: float) -> np.ndarray | None:

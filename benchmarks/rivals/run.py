@@ -80,6 +80,8 @@ class Bench:
         path.write_text(json.dumps(job))
         if self.judge:
             urllib.request.urlopen(urllib.request.Request(self.judge + "/reset", method="POST")).read()
+        server.idle(self.url)
+        server.forget(self.url)
         before = server.idle(self.url)
         program = HERE / "sides" / f"{method.side}_side.py"
         ours = method.side == "howhard"  # a PYTHONPATH for us must not reach rivals

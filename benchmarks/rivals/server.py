@@ -95,6 +95,7 @@ def serve(
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         "OMP_NUM_THREADS": str(threads),
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_SERVER_DEV_MODE": "1",  # for /reset_prefix_cache
         "VLLM_HOST_IP": "127.0.0.1",
         "HF_HUB_OFFLINE": "1",
     }
@@ -131,6 +132,13 @@ def idle(url: str, seconds: float = 120) -> dict[str, float]:
         last = now
         time.sleep(0.3)
     raise RuntimeError(f"the server did not come to rest within {seconds} s: {last}")
+
+
+def forget(url: str) -> None:
+    """Empty the prefix cache, so that no run finds what another one left."""
+    post = urllib.request.Request(url.removesuffix("/v1") + "/reset_prefix_cache", method="POST")
+    with urllib.request.urlopen(post, timeout=30):
+        pass
 
 
 def get_json(url: str) -> dict:

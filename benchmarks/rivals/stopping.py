@@ -46,7 +46,7 @@ def ours(rule: str) -> Method:
     return Method("howhard", f"sc_{N} {rule}", {"spec": spec, "keep": True})
 
 
-THEIRS = (Method("its_hub", f"beta_{N}", {"kind": "beta", "budget": N, "max_concurrency": 32}),
+THEIRS = (Method("its_hub", f"beta_{N}", {"kind": "beta", "budget": N}),
           Method("its_hub", f"adaptive_{N}", {"kind": "adaptive", "budget": N}))  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def replay(logged: list[Logged], rules: tuple[str, ...], rounds: int = 40) -> di
     return {
         name: {
             "accuracy": round(float(table[:, 0].mean()), 4),
-            "loss_points": [round(-100 * value, 2) for value in grid.interval(table[:, 0] - fixed[:, 0])],
+            "loss_points": [round(-100 * value, 2) + 0.0 for value in grid.interval(table[:, 0] - fixed[:, 0])],
             "tokens_share": round(float(table[:, 1].sum() / fixed[:, 1].sum()), 4),
             "samples": round(float(table[:, 2].mean()), 2),
         }
@@ -180,17 +180,17 @@ def report(folder: Path, cells: dict, model: str) -> dict:
         share = sum(o["generated_per_problem"] * o["n"] for o, _ in pairs) / sum(
             f["generated_per_problem"] * f["n"] for _, f in pairs
         )
-        loss = [round(-100 * v, 2) for v in grid.interval(differences)]
+        loss = [round(-100 * v, 2) + 0.0 for v in grid.interval(differences)]
         accuracy = float(np.mean(np.concatenate([own["marks"] for own, _ in pairs])))
         live[name] = {"accuracy": round(accuracy, 4), "loss_points": loss, "tokens_share": round(share, 4)}
-        print(f"| {name} | {accuracy:.4f} | {loss[0]:+.2f} [{loss[2]:+.2f}, {loss[1]:+.2f}] | {share:.1%} |")
+        print(f"| {name} | {accuracy:.4f} | {loss[0]:.2f} [{loss[2]:.2f}, {loss[1]:.2f}] | {share:.1%} |")
     seeds = {cell: sorted({s for m, c, s in kept if m == fixed_name and c == cell}) for cell in cells}
     logged = [log for cell, ps in cells.items() if seeds[cell] for log in logs(folder / "sides", cell, ps, seeds[cell])]
     replayed = replay(logged, RULES)
     run.heading("replayed on the logged samples", "accuracy", "loss in points", "tokens of fixed", "samples")
     for name, got in replayed.items():
         loss = got["loss_points"]
-        print(f"| {name} | {got['accuracy']:.4f} | {loss[0]:+.2f} [{loss[2]:+.2f}, {loss[1]:+.2f}] | "
+        print(f"| {name} | {got['accuracy']:.4f} | {loss[0]:.2f} [{loss[2]:.2f}, {loss[1]:.2f}] | "
               f"{got['tokens_share']:.1%} | {got['samples']:.1f} |")  # fmt: skip
     return {"benchmark": "rivals/stopping", "model": model, "n": N, "live": live, "replayed": replayed,
             "problems": {cell: len(ps) for cell, ps in cells.items()}}  # fmt: skip

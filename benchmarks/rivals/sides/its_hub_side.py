@@ -94,7 +94,9 @@ def algorithm(job: dict, judge: Judge):
         temperature=job["temperature"],
         include_stop_str_in_output=True,
     ) if "end_token" in method else None  # fmt: skip
-    orchestrator = LMOrchestrator(max_concurrency=method.get("max_concurrency", 256))
+    orchestrator = LMOrchestrator(
+        max_concurrency=-1
+    )  # with its default of 32, cancelled votes leave it locked for ever
     votes = {"consistency_space_projection_func": answer_of, "orchestrator": orchestrator}
     made = {
         "bon": lambda: BestOfN(judge, orchestrator=orchestrator),
