@@ -37,8 +37,11 @@ def read_prompts(path: str | Path, *, grader: str | None = None, group: str | No
 
     The same prompt twice is kept once, with a note in the log, when reference and grader agree, and is an
     error when they don't. Raises TableError for a file that cannot be read, an empty one, a wrong value, a
-    prompt without a grader, and a reference missing where the grader needs one.
+    prompt without a grader, and a reference missing where the grader needs one; InputError for a grader that
+    isn't there.
     """
+    if grader is not None:
+        get_grader(grader).close()  # a wrong name is told even where every prompt names its own
     path = Path(path)
     readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())

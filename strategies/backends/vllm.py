@@ -891,7 +891,8 @@ class VLLMBackend:
                         if response.status in (401, 403):
                             raise BackendError(f"{self.name} ({self.url}): {self._key_refused(response.status)}")
                         if response.status != 200:
-                            raise BackendError(f"{self.name} ({self.url}): {path} answered {response.status}")
+                            hint = f"; is this the address of {self.server_kind}?" if response.status == 404 else ""
+                            raise BackendError(f"{self.name} ({self.url}): {path} answered {response.status}{hint}")
                         return await response.content.read()
             except TryAgain as failed:
                 if attempt:

@@ -187,6 +187,11 @@ def test_an_address_that_is_no_vllm_server_is_said_to_be_none(server):
         asyncio.run(backend(server).check())
 
 
+def test_a_path_that_the_server_does_not_know_makes_the_address_doubtful(server):
+    with pytest.raises(BackendError, match=r"/v1/models answered 404; is this the address of a vLLM server\?"):
+        asyncio.run(backend(server, url=f"{server.url}/v2").check())
+
+
 @BOTH
 def test_a_prompt_that_does_not_fit_keeps_its_type(server):
     message = "This model's maximum context length is 64 tokens. However, your prompt contains 70 input tokens."

@@ -14,6 +14,12 @@ def write(path, text):
     return path
 
 
+def test_a_grader_that_is_nobodys_is_told_even_where_every_prompt_names_its_own(tmp_path):
+    path = write(tmp_path / "a.jsonl", json.dumps({"prompt": "2 + 2?", "reference": "4", "grader": "exact"}))
+    with pytest.raises(InputError, match="'numerik'"):
+        prompt_sets.read_prompts(path, grader="numerik")
+
+
 def test_a_jsonl_file_becomes_a_prompts_table(tmp_path):
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "3 + 3?"}]
     lines = [
