@@ -11,6 +11,7 @@ from howhard.strategies import (
     ArmSpec,
     BackendSpec,
     BestOfNSpec,
+    ExactCheck,
     ExactCheckSpec,
     FirstOfSpec,
     LocalSpec,
@@ -57,7 +58,7 @@ def scripted(name):
 def test_an_arm_is_read_named_as_it_will_run_and_written_back(data, name):
     spec = msgspec.convert({"backend": "small", "strategy": data}, ArmSpec)
     assert spec.name == name
-    verifiers = {v: Vote(name=v) for v in ("best", "vote", "prm")}
+    verifiers = {v: ExactCheck(name=v) for v in ("best", "vote", "prm")}
     assert list(build_arms([spec], {"small": scripted("small")}, verifiers)) == [name]
     assert msgspec.json.decode(msgspec.json.encode(spec), type=ArmSpec) == spec
 
@@ -65,19 +66,19 @@ def test_an_arm_is_read_named_as_it_will_run_and_written_back(data, name):
 def test_settings_reach_the_strategy():
     how = {"temperature": 0.5, "top_p": 0.9, "max_tokens": 33}
     params = SamplingParams(**how)
-    vote = {"vote": Vote()}
+    check = {"check": ExactCheck()}
     assert build_strategy(SingleSpec(**how), {}).params == params
-    assert build_strategy(BestOfNSpec(n=3, verifier="vote", **how), vote).params == params
+    assert build_strategy(BestOfNSpec(n=3, verifier="check", **how), check).params == params
     spec = TreeSearchSpec(
-        width=3, branches=2, verifier="vote", step_end=".", step_tokens=7, max_steps=5, token_budget=99, **how
+        width=3, branches=2, verifier="check", step_end=".", step_tokens=7, max_steps=5, token_budget=99, **how
     )
-    tree = build_strategy(spec, vote)
+    tree = build_strategy(spec, check)
     assert tree.params == params
     assert (tree.width, tree.branches, tree.step_end, tree.step_tokens) == (3, 2, ".", 7)
-    assert build_strategy(spec, vote, seed=9).params.seed == 9
-    [arm] = build_arms([ArmSpec(backend="small", strategy=spec)], {"small": scripted("small")}, vote, seed=9).values()
+    assert build_strategy(spec, check, seed=9).params.seed == 9
+    [arm] = build_arms([ArmSpec(backend="small", strategy=spec)], {"small": scripted("small")}, check, seed=9).values()
     assert arm.strategy.params == params.but(seed=9)
-    assert (tree.max_steps, tree.token_budget, tree.verifier) == (5, 99, vote["vote"])
+    assert (tree.max_steps, tree.token_budget, tree.verifier) == (5, 99, check["check"])
 
 
 @pytest.mark.parametrize(
