@@ -128,7 +128,8 @@ def report(path: Path, groups: dict[str, list[Method]], options: argparse.Namesp
             }  # fmt: skip
             print(
                 f"| {group} | {method.name} | {median['requests']} | {statistics.median(cpu):.2f} "
-                f"({cpu[0]:.2f}-{cpu[-1]:.2f}) | {median['generated']:.0f} | {median['judge_tokens']:.0f} | {len(own)} |"
+                f"({cpu[0]:.2f}-{cpu[-1]:.2f}) | {median['generated']:.0f} | {median['judge_tokens']:.0f} | "
+                f"{len(own)} |"
             )
     asked = {"cell": options.cell, "problems": options.problems, "concurrency": options.concurrency}
     return {"benchmark": "rivals/client_cost"} | asked | {"costs": found}

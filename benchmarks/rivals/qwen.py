@@ -43,16 +43,16 @@ def howhard(label: str, **spec: object) -> Method:
 
 
 SEARCHES = [
-    howhard("best_of_8", kind="best_of_n", n=8),
-    howhard("beam_2x4", kind="tree_search", width=2, branches=4, step_tokens=48),
-    Method("its_hub", "beam_8_w2", {"kind": "beam", "budget": 8, "beam_width": 2, "max_steps": 12} | MORE),
     howhard("particles_8", kind="particles", n=8, step_tokens=48),
     Method("its_hub", "pf_8", {"kind": "pf", "budget": 8, "max_steps": 12} | MORE),
+    howhard("beam_2x4", kind="tree_search", width=2, branches=4, step_tokens=48),
+    Method("its_hub", "beam_8_w2", {"kind": "beam", "budget": 8, "beam_width": 2, "max_steps": 12} | MORE),
     howhard("mcts_72", kind="mcts", samples=72, step_tokens=48),
+    Method("treequest", "abmcts_72", {"kind": "abmcts", "budget": 72} | MORE),
+    howhard("ab_mcts_72", kind="ab_mcts", samples=72, step_tokens=48),
     howhard("rebase_8", kind="rebase", n=8, step_tokens=48),
     howhard("dvts_2x4", kind="dvts", width=2, branches=4, step_tokens=48),
-    howhard("ab_mcts_72", kind="ab_mcts", samples=72, step_tokens=48),
-    Method("treequest", "abmcts_72", {"kind": "abmcts", "budget": 72} | MORE),
+    howhard("best_of_8", kind="best_of_n", n=8),
     Method("its_hub", "bon_8", {"kind": "bon", "budget": 8}),
     Method("its_hub", "sc_8", {"kind": "sc", "budget": 8}),
 ]
@@ -188,7 +188,7 @@ def chains(url: str, judge: str, folder: Path, until: float, n: int) -> dict:
         asyncio.run(log_samples(url, prompts, 12, path, max_tokens=160, until=until))
         bench = Chains(
             url, NAME, judge, "sums-8", problems, folder / "sides", folder / "sums.rows.jsonl", max_tokens=160,
-            temperature=0.8, concurrency=4,
+            temperature=0.8, concurrency=8,
         )  # fmt: skip
         done = bench.done()
         for method in SEARCHES:
