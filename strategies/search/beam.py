@@ -2,11 +2,15 @@
 
 import random
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Literal, Unpack, get_args
 
+from ..errors import ConfigError, nearest
 from ..spec import Parts
 from .branch import Ask, Branch, Grown
 from .engine import Common, SearchFields, StepSearch, at_least_one
+
+Places = Literal["distinct", "drawn"]
+PLACES: tuple[str, ...] = get_args(Places)
 
 
 class TreeSearch(StepSearch):
@@ -15,6 +19,10 @@ class TreeSearch(StepSearch):
     width    : partial solutions that are kept after each level.
     branches : next steps drawn for each of them; the first level draws width * branches, so that all levels cost
                alike.
+    places   : "distinct": every partial solution takes one place, however often it was drawn: more ways are looked
+               at. "drawn": it takes a place for each time it was drawn, and draws for each: what the model itself finds
+               likely weighs as it does in a beam that does not merge, and a rare step that the verifier overrates
+               can't fill the beam.
 
     A finished solution takes its place in the beam out of play; the search ends when all places are. For the other
     settings see StepSearch.
@@ -27,11 +35,15 @@ class TreeSearch(StepSearch):
         *,
         width: int,
         branches: int,
+        places: Places = "distinct",
         **common: Unpack[Common],
     ) -> None:
         at_least_one(width=width, branches=branches)
+        if places not in PLACES:
+            raise ConfigError(f"places={places!r}{nearest(str(places), PLACES)}")
         self.width = width
         self.branches = branches
+        self.places: Places = places
         super().__init__(**common)
 
     def __repr__(self) -> str:
@@ -47,8 +59,8 @@ class TreeSearch(StepSearch):
 
     @property
     def title(self) -> str:
-        """For instance "beam_4x4": width, then branches."""
-        return f"beam_{self.width}x{self.branches}"
+        """For instance "beam_4x4": width, then branches; "beam_4x4_drawn" where places go by draws."""
+        return f"beam_{self.width}x{self.branches}" + ("_drawn" if self.places == "drawn" else "")
 
     def rule(self, root: Branch, rng: random.Random) -> "_Beam":
         """See StepSearch."""
@@ -56,13 +68,14 @@ class TreeSearch(StepSearch):
 
 
 class _Beam:
-    """The beam, best first, and how many of its places are still in play."""
+    """The beam, best first: the places of each partial solution, and how many places are still in play."""
 
     unit = "level"
 
     def __init__(self, settings: TreeSearch, root: Branch) -> None:
         self.settings = settings
-        self.beam, self.places, self.levels = [root], settings.width, 0
+        self.beam = {root: settings.width}
+        self.in_play, self.levels = settings.width, 0
         self.ended = ""
 
     def ask(self) -> list[Ask]:
@@ -72,19 +85,25 @@ class _Beam:
             return []
         if not self.beam:
             self.ended = f"every way had ended after {self.levels} levels"
-        return [Ask(branch, s.branches if branch.steps else s.width * s.branches) for branch in self.beam]
+        return [Ask(branch, s.branches * places) for branch, places in self.beam.items()]
 
     def tell(self, grown: Sequence[Grown]) -> None:
         new = dict.fromkeys(child for one in grown for child in one.children)
-        kept = sorted((b for b in new if b.going), key=lambda b: b.rank)[: self.places]
-        for branch in kept:
+        self.beam, free = {}, self.in_play
+        for branch in sorted((b for b in new if b.going), key=lambda b: b.rank):
+            places = min(free, branch.copies if self.settings.places == "drawn" else 1)
+            if not places:
+                break
+            free -= places
             branch.kept = True
-        self.places -= sum(branch.finished for branch in kept)
-        self.beam = [branch for branch in kept if not branch.finished]
+            if branch.finished:
+                self.in_play -= places
+            else:
+                self.beam[branch] = places
         self.levels += 1
 
     def partials(self) -> list[Branch]:
-        return self.beam
+        return list(self.beam)
 
 
 class TreeSearchSpec(SearchFields, frozen=True, kw_only=True, tag="tree_search"):
@@ -92,7 +111,10 @@ class TreeSearchSpec(SearchFields, frozen=True, kw_only=True, tag="tree_search")
 
     width: int = 4
     branches: int = 4
+    places: Places = "distinct"
 
     def build(self, parts: Parts) -> TreeSearch:
         """See StrategyFields."""
-        return TreeSearch(width=self.width, branches=self.branches, **self.common(parts, asked_by="tree search"))
+        return TreeSearch(
+            width=self.width, branches=self.branches, places=self.places, **self.common(parts, asked_by="tree search")
+        )

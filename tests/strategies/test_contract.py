@@ -29,6 +29,7 @@ SMALLER = {
     "tree_search": [
         {"width": 2, "branches": 3, "step_tokens": 12, "max_steps": 6},
         {"width": 1, "branches": 4, "step_tokens": 5, "token_budget": 400},
+        {"width": 2, "branches": 3, "max_steps": 6, "places": "drawn"},
     ],
 }
 """Settings by kind, where the default ones draw more than a test needs. A kind that is not named runs as it comes."""

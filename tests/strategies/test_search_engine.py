@@ -495,7 +495,7 @@ def test_the_router_s_beams_load_as_they_were_written():
     }  # fmt: skip
     spec = msgspec.json.decode(json.dumps(written), type=StrategySpec)
     assert spec.name == "beam_1x2"
-    assert json.loads(msgspec.json.encode(spec)) == written
+    assert json.loads(msgspec.json.encode(spec)) == written | {"places": "distinct"}  # a setting that came later
 
 
 @pytest.mark.parametrize(

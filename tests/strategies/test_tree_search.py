@@ -75,6 +75,18 @@ def test_equal_steps_are_merged_before_they_are_scored_and_gone_on_from():
     assert (first["parent"], first["depth"]) == (nodes[0]["node"], 2)
 
 
+def test_where_places_go_by_draws_a_step_holds_and_draws_as_many_as_said_it():
+    texts = ("a\nx\n1", "b\ny\n2", "a\nz\n3", "a\nw\n4")  # "b" is rated highest, but was drawn once
+    rated = {"b": 0.9, "a": 0.8}
+    on = backend(*texts)
+    run(search(rated, width=2, branches=2, places="drawn"), on)
+    assert sorted((p.answer, n) for prefixes, n, _ in on.calls[1:2] for p in prefixes) == [("a\n", 2), ("b\n", 2)]
+    on = backend("a\nx\n1", "b\ny\n2", "a\nz\n3")
+    run(search({"a": 0.9, "b": 0.8}, width=2, branches=2, places="drawn"), on)
+    [(prefixes, n, _)] = on.calls[1:2]
+    assert ([p.answer for p in prefixes], n) == (["a\n"], 4)  # its two draws hold both places, and draw for both
+
+
 def test_finished_solutions_are_judged_whole_and_partial_ones_as_partial():
     strategy = search({"1": 0.3}, branches=2)
     run(strategy, backend("a\n1", "2"))
@@ -333,3 +345,4 @@ def test_the_name_says_width_and_branches():
     assert strategy.name == "beam_4x3_by_guide"
     assert "width=4, branches=3, verifier='guide'" in repr(strategy)
     assert strategy.on(backend()).name == "scripted/beam_4x3_by_guide"
+    assert search({}, width=4, branches=3, places="drawn").name == "beam_4x3_drawn_by_guide"
