@@ -21,7 +21,8 @@ GROUND = {
 """Settings of a kind under which all its others mean something."""
 
 OTHERS = {
-    "places": "drawn", "accept": "score >= 0.5", "choice": "puct", "value": "rollout", "verifier": "other", "selection": "weighted",
+    "places": "drawn",
+    "accept": "score >= 0.5", "choice": "puct", "value": "rollout", "verifier": "other", "selection": "weighted",
     "stop": "beta:0.9", "equivalence": "text", "weights": "confidence,keep=0.25", "online": False, "cap_by": "here",
     "critique": "{prompt} {answer}?", "fix": "{feedback}!", "template": "{prompt}, please", "reasoning_effort": "low",
     "step_end": None, "token_budget": 999, "critique_tokens": 99, "prior_mean": 0.25, "exploration": 0.7,
