@@ -36,6 +36,7 @@ WITH_VERIFIER = (
 
 WITH_REWARD_MODEL = (
     "beam width=4 branches=4",
+    "beam width=4 branches=4 places=drawn",
     "dvts width=4 branches=4",
     "best-first",
     "rebase n=16",
