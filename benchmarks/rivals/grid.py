@@ -48,6 +48,10 @@ def ladders(depth: int) -> dict[str, list[Method]]:
             howhard(f"beam_{w}x{b}", kind="tree_search", width=w, branches=b)
             for w, b in ((1, 2), (1, 4), (2, 4), (4, 4))
         ],
+        "beam_drawn": [
+            howhard(f"beam_{w}x{b}_drawn", kind="tree_search", width=w, branches=b, places="drawn")
+            for w, b in ((2, 4), (4, 4))
+        ],
         "dvts": [howhard(f"dvts_{w}x{b}", kind="dvts", width=w, branches=b) for w, b in ((2, 4), (4, 4))],
         "rebase": [howhard(f"rebase_{n}", kind="rebase", n=n) for n in (8, 16)],
         "particles": [howhard(f"particles_{n}", kind="particles", n=n) for n in (4, 8, 16)],
@@ -66,7 +70,7 @@ def rivals(depth: int) -> dict[str, list[Method]]:
     return {
         "best_of_n": [Method("its_hub", f"bon_{n}", {"kind": "bon", "budget": n}) for n in (8,)],
         "vote": [Method("its_hub", f"sc_{n}", {"kind": "sc", "budget": n}) for n in (16,)],
-        "beam": [
+        "beam_drawn": [  # its beam holds copies, too
             Method("its_hub", f"beam_{n}_w{w}", {"kind": "beam", "budget": n, "beam_width": w} | MORE)
             for n, w in ((4, 2), (16, 4))
         ],
