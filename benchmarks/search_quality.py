@@ -45,6 +45,7 @@ from howhard.training.problems.problem import Problem
 SEARCHES: tuple[dict, ...] = (
     {"kind": "tree_search", "width": 1, "branches": 4},
     {"kind": "tree_search", "width": 2, "branches": 4},
+    {"kind": "tree_search", "width": 4, "branches": 4, "places": "drawn"},
     {"kind": "dvts", "width": 2, "branches": 4},
     {"kind": "rebase", "n": 8},
     {"kind": "best_first"},

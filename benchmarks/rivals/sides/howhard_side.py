@@ -5,9 +5,6 @@ kind of verifier is there under its kind's name. `"prm": "in-process"` has "best
 draws with a seed of its own, as rivals' do (they send none); `"seeded": false` sends none either.
 """
 
-import asyncio
-import json
-
 import aiohttp
 import job as jobs
 import msgspec
@@ -76,8 +73,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except Exception as error:
-        print(json.dumps({"error": repr(error)}))
-        raise
+    jobs.end_with(main)

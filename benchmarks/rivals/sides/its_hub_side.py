@@ -9,7 +9,6 @@ Three things are added so that it can work at all, none of which it has of its o
 - votes are cast by the answer, read by the same rule as howhard's, and not by the whole text.
 """
 
-import json
 import logging
 import re
 import warnings
@@ -139,10 +138,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    import asyncio
-
-    try:
-        asyncio.run(main())
-    except Exception as error:
-        print(json.dumps({"error": repr(error)}))
-        raise
+    jobs.end_with(main)

@@ -15,7 +15,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -68,3 +68,12 @@ async def work(job: dict[str, Any], answer: Answer) -> None:
         await asyncio.gather(*(one(problem) for problem in problems))
     done = {"problems": len(problems), "failed": failed, "client_cpu_s": round(cpu_s() - cpu, 4)}
     print(json.dumps(done | {"seconds": round(time.perf_counter() - started, 3)}), flush=True)
+
+
+def end_with(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a side's program; what fails it stands in its last line, too."""
+    try:
+        asyncio.run(main())
+    except Exception as error:
+        print(json.dumps({"error": repr(error)}))
+        raise

@@ -6,7 +6,6 @@ They are synchronous; each problem runs in a thread, as in optillm's own server.
 """
 
 import asyncio
-import json
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -54,8 +53,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except Exception as error:
-        print(json.dumps({"error": repr(error)}))
-        raise
+    jobs.end_with(main)

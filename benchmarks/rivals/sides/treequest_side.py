@@ -10,7 +10,6 @@ solution is the answer; where none has finished, the best partial one is written
 """
 
 import asyncio
-import json
 
 import aiohttp
 import job as jobs
@@ -87,8 +86,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except Exception as error:
-        print(json.dumps({"error": repr(error)}))
-        raise
+    jobs.end_with(main)
