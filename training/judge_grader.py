@@ -12,7 +12,6 @@ What a judge gets wrong is estimated on a few answers that people graded, see ju
 """
 
 import asyncio
-import dataclasses
 import logging
 import threading
 from pathlib import Path
@@ -74,7 +73,7 @@ class JudgeGrader:
         if settings.mode != "pointwise":
             raise ConfigError(f"mode={settings.mode!r}: a grader sees one answer at a time, so it is 'pointwise'")
         self.name = name
-        self.settings = settings if settings.template else dataclasses.replace(settings, template=WITH_REFERENCE)
+        self.settings = settings if settings.template else msgspec.structs.replace(settings, template=WITH_REFERENCE)
         self.needs_reference = "{reference}" in self.settings.template
         self.usage = Usage()
         self._given, self._backend = backend, None if isinstance(backend, BackendSpec) else backend

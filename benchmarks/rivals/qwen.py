@@ -1,8 +1,8 @@
 """A real instruct model, Qwen2.5-Coder-0.5B: prefix cache, HumanEval with public tests, searches beside best-of-N.
 
-Weights: Qwen/Qwen2.5-Coder-0.5B-Instruct in Hugging Face format; --weights names the directory. (The figures in README.md
-are of the official Q4_K_M file of its GGUF release, turned back to bf16 by transformers.) Parts, each resumable, each
-with its JSON:
+Weights: Qwen/Qwen2.5-Coder-0.5B-Instruct in Hugging Face format; --weights names the directory. (The figures in
+README.md are of the official Q4_K_M file of its GGUF release, turned back to bf16 by transformers.) Parts, each
+resumable, each with its JSON:
 
 humaneval  8 samples of each problem, logged once; single pass, best-of-N by the prompt's own examples, N = 1..8, in
            closed form from the log; hidden tests grade. The public tests never see a hidden one.

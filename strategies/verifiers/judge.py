@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import msgspec
+
 from ..base import Backend, Candidate, Generation, Message, Prefix, Request, SamplingParams, Usage, Verdicts
 from ..errors import ConfigError, PromptTooLong, VerifierError, nearest
 from ..running import CountsTokens, most_tokens
@@ -61,8 +63,7 @@ TEMPLATES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """Mode -> the template that is taken where none is given, and the slots that any must have."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeSettings:
+class JudgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a judge is asked.
 
     mode        : "pointwise": a grade for each text. "pairwise": a tournament. "listwise": a ranking.
@@ -383,35 +384,20 @@ def _dialogue(request: Request) -> str:
     return "\n\n".join(f"[{message.role}]\n{message.content}" for message in request.messages)
 
 
-class JudgeSpec(VerifierFields, frozen=True, kw_only=True, tag="judge"):
-    """A model as a judge: the name of its backend, and the settings of JudgeSettings.
-
-    calibration : pairs [score, probability].
-    """
+class JudgeSpec(JudgeSettings, VerifierFields, frozen=True, kw_only=True, tag="judge"):
+    """A model as a judge: the name of its backend, and the settings of JudgeSettings; calibration as pairs."""
 
     backend: str
-    mode: Mode = "pointwise"
-    template: str = ""
-    scale: int = 5
-    samples: int = 8
-    calibration: tuple[tuple[float, float], ...] = ()
-    opponents: int = 0
-    max_tokens: int = 8
-    seed: int = 0
 
     def __post_init__(self) -> None:
         with restated():
-            self.settings()
+            JudgeSettings.__post_init__(self)
 
     @property
     def needs_backends(self) -> tuple[str, ...]:
         """See VerifierFields."""
         return (self.backend,)
 
-    def settings(self) -> JudgeSettings:
-        """The settings alone."""
-        return JudgeSettings(**{name: getattr(self, name) for name in JudgeSettings.__slots__})
-
     def open(self, name: str, parts: Parts) -> Judge:
         """See VerifierFields."""
-        return Judge(parts.backend(self.backend, asked_by=f"verifier {name!r}"), self.settings(), name=name)
+        return Judge(parts.backend(self.backend, asked_by=f"verifier {name!r}"), self, name=name)

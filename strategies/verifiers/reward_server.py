@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+import msgspec
+
 from ..base import Candidate, Prices, Request, Usage, Verdicts
 from ..errors import BackendError, ConfigError, PromptTooLong, VerifierError, nearest
 from ..spec import Parts, PricesSpec, VerifierFields, demand, prices_of, restated
@@ -33,8 +35,7 @@ _PATHS: dict[str, str] = {
 _TEMPLATE_TOKENS = 64  # most tokens that a template is taken to add to one text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RewardServerSettings:
+class RewardServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of the server, and how its numbers become scores.
 
     endpoint  : "classify" (a sequence classifier), "score" or "rerank" (a cross-encoder or classifier of one class:
@@ -350,7 +351,7 @@ def _first(errors: BaseExceptionGroup) -> BaseException:
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
-class RewardServerSpec(VerifierFields, frozen=True, kw_only=True, tag="reward_server"):
+class RewardServerSpec(RewardServerSettings, VerifierFields, frozen=True, kw_only=True, tag="reward_server"):
     """A model on a vLLM server: `url`, `model`, and what RewardServerSettings and RewardServer say.
 
     api_key_env : the NAME of the environment variable that holds the key, never the key.
@@ -359,17 +360,6 @@ class RewardServerSpec(VerifierFields, frozen=True, kw_only=True, tag="reward_se
 
     url: str
     model: str
-    endpoint: Endpoint = "classify"
-    layout: Layout = "chat"
-    template: str = "{prompt}\n{answer}"
-    good: int | None = None
-    scale: Scale = "probability"
-    rows: Rows = "one"
-    step_tag: str = "<extra_0>"
-    separator: str = "\n"
-    aggregate: Aggregate = "last"
-    batch: int = 32
-    connections: int = 32
     prices: PricesSpec | None = None
     api_key_env: str | None = None
     timeout_s: float = 60.0
@@ -383,18 +373,14 @@ class RewardServerSpec(VerifierFields, frozen=True, kw_only=True, tag="reward_se
         )
         demand(bool(self.model), "model is empty: give the name under which the server serves it")
         with restated():
-            self.settings()
-
-    def settings(self) -> RewardServerSettings:
-        """The settings alone."""
-        return RewardServerSettings(**{name: getattr(self, name) for name in RewardServerSettings.__slots__})
+            RewardServerSettings.__post_init__(self)
 
     def open(self, name: str, parts: Parts) -> RewardServer:
         """See VerifierFields."""
         return RewardServer(
             self.url,
             self.model,
-            self.settings(),
+            self,
             prices=prices_of(self.prices, Prices(prompt=1.0, completion=0.0)),
             api_key_env=self.api_key_env,
             timeout_s=self.timeout_s,
