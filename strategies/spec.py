@@ -5,7 +5,6 @@ own beside itself, in its file; `catalogue.py` lists them, and `specs.py` opens 
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -45,12 +44,8 @@ class PricesSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cached: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "completion", "cached"):
-            value = getattr(self, name)
-            demand(
-                value is None or (math.isfinite(value) and value >= 0),
-                f"prices.{name}={value!r}: a price is a finite number >= 0, per token",
-            )
+        with restated():
+            prices_of(self)
 
 
 COMPLETION_TOKENS = Prices(prompt=0.0, completion=1.0)
