@@ -666,7 +666,6 @@ class _Collection:
         quality: float | None,
         verdicts: list[Row],
     ) -> Row:
-        g, prices = generation, backend.prices
         return {
             "prompt_id": unit.prompt["prompt_id"],
             "backend": backend.name,
@@ -674,19 +673,12 @@ class _Collection:
             "params": self.params_json,
             "sample_index": unit.first + index,
             "origin": "collect",
-            "text": g.text,
+            "text": generation.text,
             "answer": answer,
             "extractor": EXTRACTOR,
             "quality": quality,
             "verdicts": verdicts,
-            "mean_logprob": g.mean_logprob,
-            "finish_reason": g.finish_reason,
-            "prompt_tokens": g.prompt_tokens,
-            "cached_tokens": g.cached_tokens,
-            "completion_tokens": g.completion_tokens,
-            "cost": prices.cost(prompt=0, completion=g.completion_tokens),
-            "prompt_cost": prices.cost(prompt=g.prompt_tokens, completion=0, cached=g.cached_tokens),
-            "seconds": g.seconds,
+            **tables.drawn_cells(generation, backend.prices),
         }
 
     async def _run(self, arm: Arm, prompt: Row, *, alone: bool = False) -> tuple[list[Row], Usage]:

@@ -11,7 +11,6 @@ safely is the business of howhard.training.log, what they mean of howhard.traini
 
 import json
 import logging
-import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ from ..strategies.answers import EXTRACTOR
 from ..strategies.base import Arm, Candidate, Prices, Prompt, Request, SamplingParams, StrategyResult, Usage
 from ..strategies.errors import InputError
 from .log import Log
-from .tables import COLUMNS, params_json, prompt_id
+from .tables import COLUMNS, drawn_cells, params_json, prompt_id
 
 logger = logging.getLogger(__name__)
 
@@ -191,14 +190,7 @@ class _Recording:
             "extractor": EXTRACTOR,
             "quality": None,
             "verdicts": _verdicts(candidate, fields),
-            "mean_logprob": _finite(g.mean_logprob),
-            "finish_reason": g.finish_reason,
-            "prompt_tokens": g.prompt_tokens,
-            "cached_tokens": g.cached_tokens,
-            "completion_tokens": g.completion_tokens,
-            "cost": prices.cost(prompt=0, completion=g.completion_tokens),
-            "prompt_cost": prices.cost(prompt=g.prompt_tokens, completion=0, cached=g.cached_tokens),
-            "seconds": g.seconds,
+            **drawn_cells(g, prices),
         }
         self.candidates.append(candidate)
         self._samples.append(row)
@@ -295,7 +287,3 @@ def _messages_json(request: Request) -> str | None:
 def _text(text: str) -> str:
     """What can be stored: a half of a surrogate pair, which a model may write, becomes a question mark."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

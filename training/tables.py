@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..strategies.base import Prompt, SamplingParams, as_messages
+from ..strategies.base import Generation, Prices, Prompt, SamplingParams, as_messages
 from ..strategies.errors import TableError, nearest
 
 SCHEMA_VERSION = 1
@@ -247,7 +247,23 @@ def params_json(params: SamplingParams) -> str:
         "max_tokens": params.max_tokens,
         "stop": list(params.stop),
     }
-    return json.dumps(fields, sort_keys=True)
+    thinking = {"thinking_tokens": params.thinking_tokens, "reasoning_effort": params.reasoning_effort}
+    return json.dumps(fields | {name: value for name, value in thinking.items() if value is not None}, sort_keys=True)
+
+
+def drawn_cells(generation: Generation, prices: Prices) -> dict[str, Any]:
+    """What a generation took, as columns of the samples table; its prompt's cost stands apart."""
+    g = generation
+    return {
+        "mean_logprob": g.mean_logprob if g.mean_logprob is not None and math.isfinite(g.mean_logprob) else None,
+        "finish_reason": g.finish_reason,
+        "prompt_tokens": g.prompt_tokens,
+        "cached_tokens": g.cached_tokens,
+        "completion_tokens": g.completion_tokens,
+        "cost": prices.cost(prompt=0, completion=g.completion_tokens),
+        "prompt_cost": prices.cost(prompt=g.prompt_tokens, completion=0, cached=g.cached_tokens),
+        "seconds": g.seconds,
+    }
 
 
 # ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -150,6 +150,8 @@ def test_params_that_do_not_change_the_draw_are_not_part_of_the_key():
     base = SamplingParams(temperature=1, max_tokens=8)
     assert tables.params_json(base) == tables.params_json(base.but(seed=3, logprobs=False, temperature=1.0))
     assert tables.params_json(base) != tables.params_json(base.but(stop=("\n",)))
+    assert tables.params_json(base) != tables.params_json(base.but(thinking_tokens=64))
+    assert tables.params_json(base) != tables.params_json(base.but(reasoning_effort="low"))
 
 
 def test_another_schema_version_says_what_to_do():
