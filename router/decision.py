@@ -16,6 +16,7 @@ class Reason(StrEnum):
     BEST_UTILITY = "best_utility"
     ONLY_FEASIBLE = "only_feasible"
     GUARDED = "guarded"
+    UNFAMILIAR = "unfamiliar"
     EXPLORED = "explored"
     INFEASIBLE = "infeasible"
     EASY = "easy"
@@ -34,6 +35,7 @@ _SENTENCES = {
     Reason.BEST_UTILITY: "Of the arms within the limits, its quality is worth most after cost and time.",
     Reason.ONLY_FEASIBLE: "It is the only arm that is open to choice and keeps the hard limits.",
     Reason.GUARDED: "Another arm looked better, but not surely enough to leave the fallback arm.",
+    Reason.UNFAMILIAR: "The prompt is unlike the training prompts, so the best fixed arm serves it.",
     Reason.EXPLORED: "It was drawn at random among the arms within the limits, to keep learning.",
     Reason.INFEASIBLE: "No arm keeps the hard limits; the fallback arm was asked for in that case.",
     Reason.EASY: "The prompt looks easy: its difficulty is below the lower threshold.",
@@ -64,6 +66,7 @@ class ArmEstimate:
     quality    : expected grader score, in [0, 1].
     benefit    : quality minus the fallback arm's; benefit_se its standard error.
     cost       : expected, in the price book's currency.
+    tokens     : expected completion and verifier tokens; None = never logged.
     latency    : seconds at the objective's deadline quantile (the nearest known one); None = never measured.
     utility    : value * quality - cost - price_of_second * median seconds; None where time is priced but not
                  known.
@@ -79,6 +82,7 @@ class ArmEstimate:
     latency: float | None
     utility: float | None
     feasible: bool
+    tokens: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -91,6 +95,7 @@ class Decision:
     propensity     : chance in (0, 1] with which this arm was chosen; 1 without exploration.
     difficulty     : 1 - predicted quality of the reference arm.
     fallback       : whether the arm stands in for one that could not be taken or did not convince.
+    familiar       : whether the prompt is like those that the router was trained on.
     failed         : arms whose backend failed before this one was taken, in order.
     policy         : name, version and settings. router_version : content hash of the artifact.
     """
@@ -105,6 +110,7 @@ class Decision:
     objective: Objective
     policy: str
     router_version: str
+    familiar: bool = True
     failed: tuple[str, ...] = ()
     context: Context | None = None
 
@@ -172,6 +178,7 @@ class Decision:
             "reason": self.reason.value,
             "sentence": self.reason.sentence,
             "fallback": self.fallback,
+            "familiar": self.familiar,
             "failed": list(self.failed),
             "group": self.context.group if self.context else None,
             "tenant": self.context.tenant if self.context else None,

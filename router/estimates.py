@@ -4,15 +4,43 @@ Made by predictor.py (and by the baselines of howhard.training); read by policy.
 decides.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..strategies.errors import ConfigError, InputError, nearest
+from .objective import Objective
 
 Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FixedArms:
+    """What each arm gave on the training prompts, so that the best FIXED arm is known at any objective.
+
+    quality, cost : (a,) means. seconds : (a,) mean median latency, NaN where never measured.
+    difference_se : (n, a, a), standard error of the quality difference of any two arms on each prompt; symmetric,
+                    0 on the diagonal.
+    """
+
+    quality: Floats
+    cost: Floats
+    seconds: Floats
+    difference_se: Floats
+
+    def best(self, objective: Objective) -> int:
+        """Column of the arm that is best on average at the objective; of equal ones the cheaper."""
+        u = objective.value * self.quality - self.cost
+        if objective.price_of_second and not np.isnan(self.seconds).all():
+            u = np.where(np.isnan(self.seconds), -np.inf, u - objective.price_of_second * self.seconds)
+        tied = np.flatnonzero(u >= u.max() - 1e-12)
+        return int(tied[np.argmin(self.cost[tied])])
+
+    def __getitem__(self, rows: "slice | NDArray[Any]") -> "FixedArms":
+        """Return what holds for some prompts."""
+        return replace(self, difference_se=self.difference_se[rows])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,8 +55,13 @@ class Estimates:
     latency    : (n, a, q), seconds at each of `quantiles`, NaN for an arm whose latency was never measured;
                  None where no arm's was.
     quantiles  : (q,) ascending, inside (0, 1); () without latency.
+    tokens     : (n, a), expected completion and verifier tokens, NaN for an arm whose tokens were never logged; None
+                 where no arm's were.
     fallback   : the arm taken when nothing else convinces, usually the best fixed one.
     reference  : the arm whose expected failure is called difficulty, usually the cheapest single pass.
+    fixed      : what the arms gave on average: `at` then makes the best fixed arm of an objective the fallback. None
+                 = `fallback` is the fallback at every objective.
+    familiar   : (n,) bool, whether the prompt is like the training prompts; None = not known, taken for familiar.
 
     Raises InputError for shapes that do not fit, an unknown arm, or a value that is not finite.
     """
@@ -41,6 +74,9 @@ class Estimates:
     reference: str
     latency: Floats | None = None
     quantiles: tuple[float, ...] = ()
+    tokens: Floats | None = None
+    fixed: FixedArms | None = None
+    familiar: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.quality), len(self.arms))
@@ -63,16 +99,25 @@ class Estimates:
 
     def __getitem__(self, rows: "slice | NDArray[Any]") -> "Estimates":
         """Return the estimates of some prompts: a slice, an index array or a mask."""
-        return Estimates(
-            arms=self.arms,
+        return replace(
+            self,
             quality=self.quality[rows],
             benefit_se=self.benefit_se[rows],
             cost=self.cost[rows],
             latency=None if self.latency is None else self.latency[rows],
-            quantiles=self.quantiles,
-            fallback=self.fallback,
-            reference=self.reference,
+            tokens=None if self.tokens is None else self.tokens[rows],
+            fixed=None if self.fixed is None else self.fixed[rows],
+            familiar=None if self.familiar is None else self.familiar[rows],
         )
+
+    def at(self, objective: Objective) -> "Estimates":
+        """The same estimates with the best fixed arm of the objective as the fallback arm, where `fixed` is known."""
+        if self.fixed is None:
+            return self
+        best = self.fixed.best(objective)
+        if self.arms[best] == self.fallback:
+            return self
+        return replace(self, fallback=self.arms[best], benefit_se=self.fixed.difference_se[:, :, best])
 
     def index(self, arm: str, *, what: str = "arm") -> int:
         """Return the column of an arm. Raises InputError with the nearest name when there is none."""

@@ -13,6 +13,8 @@ import math
 import re
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,6 +25,52 @@ from ..strategies.spec import SpecError
 VERSION = "fast/1"
 HEAD = 6_000
 TAIL = 2_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseRows:
+    """Sparse rows: of row i the columns `index[start[i]:start[i + 1]]` and their values, columns ascending.
+
+    start : int64 (n + 1,). index : int32 (nnz,). value : float32 (nnz,). width : number of columns.
+    """
+
+    start: NDArray[np.int64]
+    index: NDArray[np.int32]
+    value: NDArray[np.float32]
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+    def __getitem__(self, rows: NDArray[Any]) -> "SparseRows":
+        """Return some rows: an index array or a mask."""
+        where = np.arange(len(self))[rows]
+        size = np.diff(self.start)[where]
+        start = np.concatenate([[0], np.cumsum(size)])
+        at = np.repeat(self.start[where] - start[:-1], size) + np.arange(start[-1])
+        return SparseRows(start, self.index[at], self.value[at], self.width)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """What is known of n prompts from their texts alone.
+
+    dense     : float32 (n, d), columns as in `FeatureSpec.names`.
+    text      : hashed words, pairs of words and stretches of characters, for linear models; each row has length 1.
+    embedding : float32 (n, e), of the encoder, each row of length 1; None without one.
+    """
+
+    dense: NDArray[np.float32]
+    text: SparseRows
+    embedding: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.dense)
+
+    def __getitem__(self, rows: NDArray[Any]) -> "Features":
+        """Return the features of some prompts: an index array or a mask."""
+        embedding = None if self.embedding is None else self.embedding[rows]
+        return Features(self.dense[rows], self.text[rows], embedding)
 
 
 class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

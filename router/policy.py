@@ -167,6 +167,8 @@ class UtilityPolicy(
 ):
     """Take the arm of highest utility within the hard limits; ties go to the cheaper arm, then to the first.
 
+    The fallback arm is the best fixed one at the objective (`Estimates.at`).
+
     guard   : >= 0; an arm other than the fallback must have `guarded_gain` > 0 at this many standard errors.
               0 = no guard. Where the fallback arm itself breaks a limit there is nothing to guard for.
     epsilon : in [0, 1]; with this chance an arm is drawn evenly among those within the limits instead. Its
@@ -195,6 +197,7 @@ class UtilityPolicy(
 
     def propensities(self, estimates: Estimates, objective: Objective, *, allowed: Mask | None = None) -> Floats:
         """Chance (n, a) with which each arm is chosen; every row adds to 1."""
+        estimates = estimates.at(objective)
         scored = _scored(estimates, objective, allowed)
         greedy, _ = self._greedy(estimates, objective, scored)
         return self._propensities(greedy, scored)
@@ -214,6 +217,7 @@ class UtilityPolicy(
 
         Raises NoFeasibleArm where no arm keeps the limits and the objective asks for an error.
         """
+        estimates = estimates.at(objective)
         scored = _scored(estimates, objective, allowed)
         index, guarded = self._greedy(estimates, objective, scored)
         rows = np.arange(len(index))
@@ -221,6 +225,8 @@ class UtilityPolicy(
         reason.fill(Reason.BEST_UTILITY)  # np.full would turn the enum into a plain str
         reason[scored.open.sum(axis=1) == 1] = Reason.ONLY_FEASIBLE
         reason[guarded] = Reason.GUARDED
+        if estimates.familiar is not None:
+            reason[guarded & ~estimates.familiar] = Reason.UNFAMILIAR
         propensity = np.ones(len(index))
         explored = np.zeros(len(index), dtype=bool)
         if self.epsilon > 0:
@@ -321,6 +327,7 @@ class ThresholdPolicy(
         unknown = [a for a in self.arms if a not in estimates.arms]
         if unknown:
             raise ConfigError(f"arms: {unknown[0]!r} is not an arm of this router{nearest(unknown[0], estimates.arms)}")
+        estimates = estimates.at(objective)
         columns = np.array([estimates.arms.index(a) for a in self.arms])
         own = np.zeros(len(estimates.arms), dtype=bool)
         own[columns] = True

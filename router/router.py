@@ -224,6 +224,7 @@ class Router:
         context: Context | None,
         failed: tuple[str, ...] = (),
     ) -> list[Decision]:
+        estimates = estimates.at(objective)
         mask = self._open_to_choice(requests, context, failed)
         if self.policy.random:
             with self._drawing:
@@ -276,6 +277,8 @@ class Router:
         quality, cost, benefit = estimates.quality.tolist(), estimates.cost.tolist(), estimates.benefit.tolist()
         se, utility, feasible = estimates.benefit_se.tolist(), choices.utilities.tolist(), choices.feasible.tolist()
         difficulty = estimates.difficulty.tolist()
+        tokens = None if estimates.tokens is None else estimates.tokens.tolist()
+        familiar = None if estimates.familiar is None else estimates.familiar.tolist()
         label, version = self.policy.label, self.version
         decisions = []
         for i, index in enumerate(choices.index.tolist()):
@@ -289,6 +292,7 @@ class Router:
                     latency=_known(latency[i][j]) if latency is not None else None,
                     utility=_known(utility[i][j]),
                     feasible=feasible[i][j],
+                    tokens=_known(tokens[i][j]) if tokens is not None else None,
                 )
                 for j, name in enumerate(estimates.arms)
             )
@@ -304,6 +308,7 @@ class Router:
                     objective=objective,
                     policy=label,
                     router_version=version,
+                    familiar=True if familiar is None else familiar[i],
                     failed=failed,
                     context=context,
                 )
