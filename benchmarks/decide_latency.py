@@ -54,7 +54,7 @@ def boost(x: np.ndarray, y: np.ndarray, objective: str, trees: int, seed: int) -
 
 def make_router(directory: Path, rng: np.random.Generator) -> None:
     spec = FeatureSpec()
-    x = featurize([prompt(rng, int(n)) for n in rng.integers(20, 800, size=500)], spec)
+    x = featurize([prompt(rng, int(n)) for n in rng.integers(20, 800, size=500)], spec).dense
     arms = rng.normal(size=(ARMS, 6))
     rows = np.concatenate([np.repeat(x, ARMS, axis=0), np.tile(arms, (len(x), 1))], axis=1)
     target = rng.random(len(rows))

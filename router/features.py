@@ -9,6 +9,7 @@ is still counted), so that the time is bounded. Scripts without spaces between w
 there a whole stretch counts as one word, and the hashed n-grams say little.
 """
 
+import itertools
 import math
 import re
 import zlib
@@ -76,11 +77,13 @@ class Features:
 class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which features: a version of the definitions below, and the room for hashed n-grams.
 
-    n_hashed : even, >= 0; half of the columns count single words, half pairs of neighbours.
+    n_hashed : even, >= 0; half of the dense columns count single words, half pairs of neighbours.
+    n_text   : columns of the sparse text, a power of two.
     """
 
     version: str = VERSION
     n_hashed: int = 256
+    n_text: int = 2**15
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
@@ -92,17 +95,34 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns of `featurize`, in order."""
+        """The dense columns of `featurize`, in order."""
         half = self.n_hashed // 2
         return (*_NAMES, *(f"word_{i}" for i in range(half)), *(f"pair_{i}" for i in range(half)))
 
 
-def featurize(texts: Sequence[str], spec: FeatureSpec) -> NDArray[np.float32]:
-    """Return float32 (n, d): one row per text, columns as in `spec.names`."""
+def featurize(texts: Sequence[str], spec: FeatureSpec) -> Features:
+    """Return the features of prompts given as text."""
     out = np.zeros((len(texts), len(_NAMES) + spec.n_hashed), dtype=np.float32)
     for row, text in zip(out, texts, strict=True):
         _fill(row, text, spec.n_hashed // 2)
-    return out
+    return Features(out, _sparse(texts, spec.n_text))
+
+
+def _sparse(texts: Sequence[str], width: int) -> SparseRows:
+    start, columns, values = [0], [], []
+    for text in texts:
+        low = text.lower()[: HEAD + TAIL]
+        tokens = _TOKEN.findall(low)
+        grams = [*tokens, *(f"{a} {b}" for a, b in itertools.pairwise(tokens))]
+        hashed = np.array([zlib.crc32(g.encode("utf-8", "replace")) % width for g in grams], dtype=np.int64)
+        column, count = np.unique(hashed, return_counts=True)
+        value = (1 + np.log(count)).astype(np.float32)
+        columns.append(column.astype(np.int32))
+        values.append(value / max(float(np.sqrt((value**2).sum())), 1e-9))
+        start.append(start[-1] + len(column))
+    empty_i, empty_v = np.empty(0, np.int32), np.empty(0, np.float32)
+    index, value = np.concatenate([empty_i, *columns]), np.concatenate([empty_v, *values]).astype(np.float32)
+    return SparseRows(np.array(start), index, value, width)
 
 
 # ── what is looked for ──────────────────────────────────────────────────────────────────────────────────────

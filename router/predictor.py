@@ -221,7 +221,7 @@ class Predictor:
 
     def predict_texts(self, texts: Sequence[str]) -> Estimates:
         """Estimate every arm for prompts given as text."""
-        return self.predict(featurize(texts, self.features))
+        return self.predict(featurize(texts, self.features).dense)
 
 
 def _familiarity(arrays: Mapping[str, NDArray[Any]]) -> Familiarity | None:

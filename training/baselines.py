@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from ..router.estimates import Estimates
+from ..router.features import Features
 from .clusters import k_means, squared_distances
 from .folds import fold_of
 from .matrix import OutcomeMatrix
@@ -24,7 +25,7 @@ class Forecast(Protocol):
         """Out-of-fold estimates of the training prompts: what thresholds and `value` may be chosen on."""
         ...
 
-    def predict(self, prompts: OutcomeMatrix, features: np.ndarray) -> Estimates:
+    def predict(self, prompts: OutcomeMatrix, features: Features) -> Estimates:
         """Estimate the outcomes of new prompts from their texts, groups and features; their outcomes are not read."""
         ...
 
@@ -37,7 +38,7 @@ class Forecaster(Protocol):
         """What tables call it."""
         ...
 
-    def fit(self, train: OutcomeMatrix, features: np.ndarray, *, seed: int) -> Forecast:
+    def fit(self, train: OutcomeMatrix, features: Features, *, seed: int) -> Forecast:
         """Learn from the training prompts; `seed` makes the inner folds of `validation`."""
         ...
 
@@ -79,11 +80,11 @@ class CellForecaster:
     n_cells: int = 10
     strength: float = 10.0
 
-    def fit(self, train: OutcomeMatrix, features: np.ndarray, *, seed: int) -> Forecast:
+    def fit(self, train: OutcomeMatrix, features: Features, *, seed: int) -> Forecast:
         """Learn the cells and their means."""
         return _cross_fit(self, train, features, seed)
 
-    def learn(self, train: OutcomeMatrix, features: np.ndarray, seed: int) -> "_Learned":
+    def learn(self, train: OutcomeMatrix, features: Features, seed: int) -> "_Learned":
         """Learn without inner folds."""
         assign = _CELLS[self.name](train, features, self.n_cells, seed)
         cell = assign(train, features)
@@ -101,7 +102,7 @@ class CellForecaster:
             cost[i] = weight * c + (1 - weight) * everywhere[1]
             spread[i] = s
 
-        def look_up(prompts: OutcomeMatrix, x: np.ndarray) -> Estimates:
+        def look_up(prompts: OutcomeMatrix, x: Features) -> Estimates:
             at = assign(prompts, x)
             at = np.where((at < 0) | (at > k), k, at)
             return _estimates(train, quality[at], cost[at], spread[at])
@@ -120,22 +121,22 @@ class NearestForecaster:
     k: int = 20
     strength: float = 5.0
 
-    def fit(self, train: OutcomeMatrix, features: np.ndarray, *, seed: int) -> Forecast:
+    def fit(self, train: OutcomeMatrix, features: Features, *, seed: int) -> Forecast:
         """Keep the training prompts."""
         return _cross_fit(self, train, features, seed)
 
-    def learn(self, train: OutcomeMatrix, features: np.ndarray, seed: int) -> "_Learned":
+    def learn(self, train: OutcomeMatrix, features: Features, seed: int) -> "_Learned":
         """Learn without inner folds."""
-        scale = _Scaler(features)
-        known = scale(features)
+        scale = _Scaler(features.dense)
+        known = scale(features.dense)
         k = min(self.k, len(train))
         fallback = train.best_arm
         everywhere = _moments(train, np.ones(len(train)), fallback)
         has = ~np.isnan(train.quality)
         quality, cost = np.nan_to_num(train.quality), np.nan_to_num(train.cost)
 
-        def look_up(prompts: OutcomeMatrix, x: np.ndarray) -> Estimates:
-            at = _nearest(scale(x), known, k)
+        def look_up(prompts: OutcomeMatrix, x: Features) -> Estimates:
+            at = _nearest(scale(x.dense), known, k)
             n = has[at].sum(axis=1)
             weight = n / (n + self.strength)
             mean_q = quality[at].sum(axis=1) / np.maximum(n, 1)
@@ -164,21 +165,21 @@ def standard_baselines(train_families: int) -> list[Forecaster]:
 # ── how cells are found ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _length_cells(train: OutcomeMatrix, features: np.ndarray, n_cells: int, seed: int):
+def _length_cells(train: OutcomeMatrix, features: Features, n_cells: int, seed: int):
     """Quantile bins of the number of characters."""
     length = np.array([len(t) for t in train.texts], dtype=float)
     edges = np.unique(np.quantile(length, np.arange(1, n_cells) / n_cells))
     return lambda prompts, x: np.searchsorted(edges, [len(t) for t in prompts.texts], side="right")
 
 
-def _cluster_cells(train: OutcomeMatrix, features: np.ndarray, n_cells: int, seed: int):
+def _cluster_cells(train: OutcomeMatrix, features: Features, n_cells: int, seed: int):
     """k-means of the standardised features."""
-    scale = _Scaler(features)
-    centres = k_means(scale(features), min(n_cells, max(2, len(train) // 20)), seed)
-    return lambda prompts, x: squared_distances(scale(x), centres).argmin(axis=1)
+    scale = _Scaler(features.dense)
+    centres = k_means(scale(features.dense), min(n_cells, max(2, len(train) // 20)), seed)
+    return lambda prompts, x: squared_distances(scale(x.dense), centres).argmin(axis=1)
 
 
-def _group_cells(train: OutcomeMatrix, features: np.ndarray, n_cells: int, seed: int):
+def _group_cells(train: OutcomeMatrix, features: Features, n_cells: int, seed: int):
     """The group column; a group that training has not seen has no cell."""
     number = {g: i for i, g in enumerate(sorted(set(train.groups)))}
     return lambda prompts, x: np.array([number.get(g, -1) for g in prompts.groups])
@@ -220,11 +221,11 @@ def _nearest(x: np.ndarray, known: np.ndarray, k: int, block: int = 512) -> np.n
 
 
 class _Learned(Protocol):
-    def __call__(self, prompts: OutcomeMatrix, x: np.ndarray) -> Estimates: ...
+    def __call__(self, prompts: OutcomeMatrix, x: Features) -> Estimates: ...
 
 
 class _Learner(Protocol):
-    def learn(self, train: OutcomeMatrix, features: np.ndarray, seed: int) -> _Learned: ...
+    def learn(self, train: OutcomeMatrix, features: Features, seed: int) -> _Learned: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +235,11 @@ class _CrossFitted:
     look_up: _Learned
     validation: Estimates
 
-    def predict(self, prompts: OutcomeMatrix, features: np.ndarray) -> Estimates:
+    def predict(self, prompts: OutcomeMatrix, features: Features) -> Estimates:
         return self.look_up(prompts, features)
 
 
-def _cross_fit(learner: _Learner, train: OutcomeMatrix, x: np.ndarray, seed: int) -> _CrossFitted:
+def _cross_fit(learner: _Learner, train: OutcomeMatrix, x: Features, seed: int) -> _CrossFitted:
     fold = fold_of(train.families, split="prompt", folds=4, seed=seed)
     parts = []
     for k in range(int(fold.max()) + 1):

@@ -453,6 +453,7 @@ def _outcomes(
             "strategy": arm.strategy.name,
             "n": k,
             "quality": np.clip(selected.quality, 0.0, 1.0),  # sums of chances may exceed 1 by an ulp
+            "draws": block.m / k,
             "prompt_tokens": block.prompt_tokens.mean(axis=1),
             "cached_tokens": block.cached_tokens.mean(axis=1),
             "completion_tokens": k * block.completion_tokens.mean(axis=1),

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..router.estimates import Estimates
-from ..router.features import FeatureSpec, featurize
+from ..router.features import Features, FeatureSpec, featurize
 from ..router.objective import Objective
 from ..router.policy import Policy
 from ..strategies.errors import TableError
@@ -166,7 +166,7 @@ def cross_fit(
     folds: int = 5,
     seed: int = 0,
     settings: FitSettings | None = None,
-    features: np.ndarray | None = None,
+    features: Features | None = None,
     progress: Progress | None = None,
 ) -> CrossFit:
     """Estimate every prompt with models fitted on the other folds; None = the router's own forecaster.

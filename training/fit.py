@@ -23,7 +23,7 @@ import numpy as np
 from ..router.artifact import BackendFacts, Manifest, TrainingFacts, write_artifact
 from ..router.estimates import Estimates
 from ..router.familiarity import Familiarity, rooted
-from ..router.features import FeatureSpec, featurize
+from ..router.features import Features, FeatureSpec, featurize
 from ..router.objective import Objective
 from ..router.policy import Policy, PolicySpec, UtilityPolicy
 from ..router.predictor import STRANGE_SE, Predictor, pack_predictor
@@ -123,9 +123,9 @@ class Fitted:
     n_prompts: int
     settings: FitSettings
 
-    def predict(self, prompts: OutcomeMatrix, features: np.ndarray) -> Estimates:
+    def predict(self, prompts: OutcomeMatrix, features: Features) -> Estimates:
         """Estimate the outcomes of new prompts (the forecaster's side of evaluate.py)."""
-        return self.predictor.predict(features)
+        return self.predictor.predict(features.dense)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class RouterForecaster:
     settings: FitSettings = field(default_factory=FitSettings)
     name: str = "router"
 
-    def fit(self, train: OutcomeMatrix, features: np.ndarray, *, seed: int) -> Fitted:
+    def fit(self, train: OutcomeMatrix, features: Features, *, seed: int) -> Fitted:
         """Fit on the training prompts; the seed is that of the settings."""
         return fit(train, settings=self.settings, features=features)
 
@@ -145,13 +145,13 @@ def fit(
     *,
     settings: FitSettings | None = None,
     specs: Mapping[str, ArmSpec | None] | None = None,
-    features: np.ndarray | None = None,
+    features: Features | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
     """Fit a predictor to a table of outcomes.
 
     specs    : arm -> its ArmSpec, where known: their backend, kind, n and verifier become features of the arm.
-    features : float32 (n, d), `featurize(matrix.texts, settings.features)` where the caller has it already.
+    features : `featurize(matrix.texts, settings.features)` where the caller has it already.
     progress : called with the models fitted so far and their number.
 
     Raises TableError for fewer than two arms, an arm without a single outcome, or too few prompts to hold any out.
@@ -164,7 +164,7 @@ def _fit(
     matrix: OutcomeMatrix,
     settings: FitSettings,
     specs: Mapping[str, ArmSpec | None],
-    features: np.ndarray | None,
+    features: Features | None,
     progress: Progress | None,
 ) -> Fitted:
     a = len(matrix.arms)
@@ -175,7 +175,7 @@ def _fit(
         raise TableError(f"arm {matrix.arms[int(empty.argmax())]!r} has no outcome in the table: leave it out")
     if len(matrix) < 2 * settings.bags:
         raise TableError(f"{len(matrix)} prompts: at least {2 * settings.bags} are needed to fit a router and check it")
-    x = featurize(matrix.texts, settings.features) if features is None else features
+    x = (featurize(matrix.texts, settings.features) if features is None else features).dense
     fold = fold_of(matrix.families, split=settings.split, folds=settings.bags, seed=settings.seed)
     bags = int(fold.max()) + 1
     if bags < 2:

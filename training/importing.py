@@ -204,8 +204,9 @@ def _raw_arms(rows: pd.DataFrame, indices: list[Any]) -> set[str]:
 
 
 def _averaged(rows: pd.DataFrame) -> pd.DataFrame:
-    numbers = [c.name for c in tables.OUTCOMES if c.kind == "float" and c.name != "propensity"]
-    means = pd.DataFrame(rows.groupby(["prompt_id", "group", "arm"], sort=False)[numbers].mean())
+    numbers = [c.name for c in tables.OUTCOMES if c.kind == "float" and c.name not in ("propensity", "draws")]
+    by_arm = rows.groupby(["prompt_id", "group", "arm"], sort=False)
+    means = pd.DataFrame(by_arm[numbers].mean()).assign(draws=by_arm.size().astype(float))
     return tables.fill("outcomes", means.reset_index().assign(source="import"))
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 REFERENCE_UNIT = "completion tokens of the reference backend"
 
+_ARRAYS = ("quality", "cost", "tokens", "latency", "draws")
+
 _DIALS = frozenset(
     w
     for words in ("one two three four five six seven eight nine ten eleven twelve", "easy medium hard")
@@ -54,6 +56,8 @@ class OutcomeMatrix:
     cost    : float (n, a), in `unit` per request; NaN where the arm was not run.
     tokens  : float (n, a), completion and verifier tokens; NaN where not run or not logged.
     latency : float (n, a), seconds; NaN where not measured.
+    draws   : float (n, a), graded draws behind each quality: 1 for a run, n for the mean of n samples; NaN where the
+              arm was not run. With them a soft quality is a count of successes.
     """
 
     prompt_ids: tuple[str, ...]
@@ -65,6 +69,7 @@ class OutcomeMatrix:
     cost: np.ndarray
     tokens: np.ndarray
     latency: np.ndarray
+    draws: np.ndarray
     unit: str = "cost"
 
     def __len__(self) -> int:
@@ -77,7 +82,7 @@ class OutcomeMatrix:
         for name in ("texts", "groups", "families"):
             if len(getattr(self, name)) != shape[0]:
                 raise TableError(f"{name} has {len(getattr(self, name))} entries for {shape[0]} prompts")
-        for name in ("quality", "cost", "tokens", "latency"):
+        for name in _ARRAYS:
             if getattr(self, name).shape != shape:
                 raise TableError(f"{name} has shape {getattr(self, name).shape}, not prompts x arms = {shape}")
 
@@ -93,7 +98,8 @@ class OutcomeMatrix:
     ) -> "OutcomeMatrix":
         """Pivot the outcomes table; several rows of one prompt and arm become their mean.
 
-        outcomes : columns prompt_id, arm, quality, cost; completion_tokens, verifier_tokens, latency_s where logged.
+        outcomes : columns prompt_id, arm, quality, cost; completion_tokens, verifier_tokens, latency_s, draws where
+                   logged.
         prompts  : columns prompt_id, text, and group where known.
         arms     : keep only these; None = all that the table has.
         unit     : what `cost` is in, for reports. Without any price it is REFERENCE_UNIT, and the cost of an arm is
@@ -131,6 +137,11 @@ class OutcomeMatrix:
             np.add.at(count, (row[known], column[known]), 1)
             return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
+        def total(values: np.ndarray) -> np.ndarray:
+            out = np.zeros(shape)
+            np.add.at(out, (row, column), values)
+            return np.where(out > 0, out, np.nan)
+
         text_of = dict(zip(prompts["prompt_id"].astype(str), prompts["text"], strict=True))
         group_of = (
             dict(zip(prompts["prompt_id"].astype(str), prompts["group"], strict=True)) if "group" in prompts else {}
@@ -151,6 +162,7 @@ class OutcomeMatrix:
             cost=pivot(cost),
             tokens=pivot(tokens),
             latency=pivot(latency),
+            draws=total(np.nan_to_num(read.column("draws"), nan=1.0)),
             unit=unit,
         )
 
@@ -160,7 +172,7 @@ class OutcomeMatrix:
         return dataclasses.replace(
             self,
             **{f: tuple(getattr(self, f)[i] for i in where) for f in ("prompt_ids", "texts", "groups", "families")},
-            **{f: getattr(self, f)[where] for f in ("quality", "cost", "tokens", "latency")},
+            **{f: getattr(self, f)[where] for f in _ARRAYS},
         )
 
     def columns(self, arms: Sequence[str]) -> "OutcomeMatrix":
@@ -169,7 +181,7 @@ class OutcomeMatrix:
             if arm not in self.arms:
                 raise TableError(f"no outcome of arm {arm!r}{nearest(arm, self.arms)}")
         where = [self.arms.index(a) for a in arms]
-        arrays = {f: getattr(self, f)[:, where] for f in ("quality", "cost", "tokens", "latency")}
+        arrays = {f: getattr(self, f)[:, where] for f in _ARRAYS}
         return dataclasses.replace(self, arms=tuple(arms), **arrays)
 
     def complete(self) -> "OutcomeMatrix":

@@ -136,6 +136,7 @@ OUTCOMES: tuple[Column, ...] = (
     _str("strategy", "", nullable=True),
     Column("n", "int", "samples that the arm draws", nullable=True, low=1),
     _share("quality", "the grader's judgement, or its expectation"),
+    _amount("draws", "graded draws of the whole arm behind the quality; null = 1", nullable=True),
     _amount("prompt_tokens", "all prompt tokens of all calls; null = not logged", nullable=True),
     _amount("cached_tokens", "those of them that the server had cached", nullable=True),
     _amount("completion_tokens", "all tokens drawn; null = not logged", nullable=True),
@@ -344,10 +345,15 @@ def to_arrow(table: str, df: pd.DataFrame) -> pa.Table:
 
 
 def from_arrow(table: str, data: pa.Table) -> pd.DataFrame:
-    """Turn a pyarrow table of the table's schema into a frame (not yet validated)."""
+    """Turn a pyarrow table of the table's schema into a frame (not yet validated).
+
+    An optional column that an older howhard did not write is null.
+    """
     columns = {}
     for column in COLUMNS[table]:
         if column.name not in data.column_names:
+            if column.nullable:
+                columns[column.name] = pd.Series([None] * data.num_rows, dtype=object)
             continue
         array = data.column(column.name)
         if column.kind == "verdicts":

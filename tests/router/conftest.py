@@ -56,7 +56,7 @@ def trained() -> Trained:
     texts = [
         EASY.replace("1", str(i)) if i % 2 else HARD.replace("713", str(700 + i)) + " now" * (i % 7) for i in range(120)
     ]
-    x = featurize(texts, SPEC)
+    x = featurize(texts, SPEC).dense
     arms = np.eye(len(ARMS))
     rows = np.concatenate([np.repeat(x, len(arms), axis=0), np.tile(arms, (len(x), 1))], axis=1)
     easy = np.array([[0.95, 0.97, 0.98]])

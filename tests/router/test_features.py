@@ -14,16 +14,16 @@ any_text = st.text(st.characters(), max_size=300)  # surrogates and control char
 
 
 def column(name: str, text: str) -> float:
-    return float(featurize([text], SPEC)[0, SPEC.names.index(name)])
+    return float(featurize([text], SPEC).dense[0, SPEC.names.index(name)])
 
 
 @given(st.lists(any_text, min_size=1, max_size=4))
 def test_rows_are_finite_repeatable_and_depend_on_their_own_text_alone(texts):
-    rows = featurize(texts, SPEC)
+    rows = featurize(texts, SPEC).dense
     assert rows.dtype == np.float32
     assert rows.shape == (len(texts), len(SPEC.names))
     assert np.isfinite(rows).all()
-    assert np.array_equal(rows, np.concatenate([featurize([t], SPEC) for t in texts]))
+    assert np.array_equal(rows, np.concatenate([featurize([t], SPEC).dense for t in texts]))
 
 
 @pytest.mark.parametrize(
@@ -43,17 +43,17 @@ def test_rows_are_finite_repeatable_and_depend_on_their_own_text_alone(texts):
     ids=["empty", "blank", "control", "huge number", "digits", "japanese", "long", "numbers", "lines", "emoji"],
 )
 def test_no_text_breaks_it(text):
-    assert np.isfinite(featurize([text], SPEC)).all()
+    assert np.isfinite(featurize([text], SPEC).dense).all()
 
 
 def test_no_text_at_all_gives_no_row():
-    assert featurize([], SPEC).shape == (0, len(SPEC.names))
+    assert featurize([], SPEC).dense.shape == (0, len(SPEC.names))
 
 
 def test_the_same_in_another_process_whatever_the_hash_seed():
     code = (
         "from howhard.router.features import *; import hashlib;"
-        "print(hashlib.sha256(featurize(['Use 3, 5 and 7 to make 36.'], FeatureSpec()).tobytes()).hexdigest())"
+        "print(hashlib.sha256(featurize(['Use 3, 5 and 7 to make 36.'], FeatureSpec()).dense.tobytes()).hexdigest())"
     )
     digests = {
         subprocess.run(
@@ -84,7 +84,7 @@ def test_marks_of_the_task_are_seen():
 
 def test_hashed_columns_describe_the_phrasing_and_not_the_numbers():
     hashed = [i for i, n in enumerate(SPEC.names) if n.startswith(("word_", "pair_"))]
-    one, other, third = featurize(["use 3 and 5 now", "use 77 and 81 now", "now use 3 and 5"], SPEC)[:, hashed]
+    one, other, third = featurize(["use 3 and 5 now", "use 77 and 81 now", "now use 3 and 5"], SPEC).dense[:, hashed]
     assert np.array_equal(one, other)
     assert not np.array_equal(one, third)
     assert one.sum() == 5 + 4
@@ -92,7 +92,7 @@ def test_hashed_columns_describe_the_phrasing_and_not_the_numbers():
 
 def test_only_both_ends_of_a_long_text_are_looked_at_but_its_length_is_known():
     head, tail = "start " * (HEAD // 6), " end." * (TAIL // 5)
-    one, other = (featurize([head + middle + tail], SPEC)[0] for middle in ("7" * 9000, "x" * 9000))
+    one, other = (featurize([head + middle + tail], SPEC).dense[0] for middle in ("7" * 9000, "x" * 9000))
     assert np.array_equal(one, other)
     assert one[0] == pytest.approx(np.log1p(len(head) + 9000 + len(tail)))
     assert not np.array_equal(one, featurize([head + "7" * 9000 + tail[:-5] + " 123."], SPEC)[0])
@@ -103,4 +103,4 @@ def test_a_spec_of_another_version_or_an_odd_width_is_refused():
         FeatureSpec(version="slow/9")
     with pytest.raises(ConfigError, match="even"):
         FeatureSpec(n_hashed=7)
-    assert featurize(["a b"], FeatureSpec(n_hashed=0)).shape == (1, len(FeatureSpec(n_hashed=0).names))
+    assert featurize(["a b"], FeatureSpec(n_hashed=0)).dense.shape == (1, len(FeatureSpec(n_hashed=0).names))

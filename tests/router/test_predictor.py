@@ -18,7 +18,7 @@ def predictor(router_dir) -> Predictor:
 def test_estimates_are_what_the_formulas_say(trained, predictor):
     """Every number again, from LightGBM's own predictions and plain loops."""
     e = predictor.predict_texts(TEXTS)
-    x = featurize(TEXTS, trained.manifest.features)
+    x = featurize(TEXTS, trained.manifest.features).dense
     arrays = unpack_arrays(trained.files[ARRAYS], what=ARRAYS)
     models = {n: lightgbm.Booster(model_str=b.decode()) for n, b in trained.files.items() if n.endswith(".txt")}
     assert e.latency is not None

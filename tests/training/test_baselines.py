@@ -91,6 +91,7 @@ def test_a_group_never_seen_has_the_arms_means(halves):
 def test_nearest_is_the_mean_of_the_k_nearest_by_brute_force(halves):
     train, x, test, x_test, _ = halves
     found = NearestForecaster(k=7, strength=0.0).fit(train, x, seed=0).predict(test, x_test)
+    x, x_test = x.dense, x_test.dense
     root = np.where(x.min(axis=0) >= 0, np.sqrt(np.maximum(x, 0)), x)
     root_test = np.where(x.min(axis=0) >= 0, np.sqrt(np.maximum(x_test, 0)), x_test)
     keep = root.std(axis=0) > 1e-6

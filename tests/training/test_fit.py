@@ -201,6 +201,7 @@ def test_more_arms_than_a_tree_has_leaves_can_be_fitted():
         cost=np.ones((n, a)),
         tokens=np.ones((n, a)),
         latency=np.full((n, a), np.nan),
+        draws=np.ones((n, a)),
     )
     found = fit(matrix, settings=FitSettings(rounds=3)).predictor.predict_texts(matrix.texts[:1]).quality[0]
     assert np.abs(found - quality.mean(axis=0)).mean() < 0.05

@@ -57,6 +57,7 @@ def pair():
         cost=np.full((n, len(arms)), 9.0),
         tokens=np.ones((n, len(arms))),
         latency=np.full((n, len(arms)), np.nan),
+        draws=np.ones((n, len(arms))),
     )
     return matrix, halves(samples, prompts, matrix, SPECS, {"vote": VoteSpec()})
 
