@@ -247,12 +247,13 @@ def _mapping(pairs: Sequence[str]) -> dict[str, str]:
     return mapping
 
 
-def held_out(prompt_ids: Sequence[str], share: float) -> np.ndarray:
-    """Which prompts are kept out of training: bool (n,), by a hash of the id, so that it is the same for ever.
+def held_out(clusters: Sequence[str], share: float) -> np.ndarray:
+    """Which prompts are kept out of training: bool (n,), by a hash of their cluster, so that it is the same for ever.
 
-    Champion and challenger are therefore judged on prompts that neither was trained on.
+    Champion and challenger are therefore judged on prompts that neither was trained on, nor on a twin of them. A prompt
+    without a twin is a cluster of its own id, whatever else is logged.
     """
-    return np.array([zlib.crc32(i.encode()) / 2**32 < share for i in prompt_ids], dtype=bool)
+    return np.array([zlib.crc32(cluster.encode()) / 2**32 < share for cluster in clusters], dtype=bool)
 
 
 # ── train ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -328,7 +329,7 @@ def train(
         log = tracking.log_from_runs(kept, runs=runs, experiment=experiment, uri=tracking_uri)
         source = _source_of(log, experiment or ", ".join(runs))
     matrix = source.matrix
-    held = held_out(matrix.prompt_ids, holdout)
+    held = held_out(matrix.clusters, holdout)
     if not held.any() or held.all():
         raise TableError(f"{len(matrix)} prompts: too few to hold a share of {holdout:g} of them out")
     learned = matrix.rows(~held)

@@ -6,14 +6,15 @@ themselves need is checked again, so that a DataFrame made by hand meets the sam
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..strategies.errors import TableError, nearest
+from .duplicates import clusters_of
+from .families import family_of, merged_by_clusters
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,29 +22,7 @@ if TYPE_CHECKING:
 REFERENCE_UNIT = "completion tokens of the reference backend"
 
 _ARRAYS = ("quality", "cost", "tokens", "latency", "draws")
-
-_DIALS = frozenset(
-    w
-    for words in ("one two three four five six seven eight nine ten eleven twelve", "easy medium hard")
-    for w in words.split()
-)
-
-
-def family_of(group: str) -> str:
-    """Return the family of a group: its name without the numbers and dials that tell siblings apart.
-
-    A task with three and with five objects is one family: a router that saw one of them has seen the other, so a
-    split that leaves whole families out must move both. Merging too much is the safe side of this guess; where it is
-    wrong, give `OutcomeMatrix.of` a mapping.
-
-    >>> family_of("tracking_shuffled_objects_three_objects") == family_of("tracking_shuffled_objects_seven_objects")
-    True
-    >>> [family_of(g) for g in ("countdown-4", "path/12", "chain10", "gsm8k", "24")]
-    ['countdown', 'path', 'chain', 'gsm8k', '24']
-    """
-    words = [re.sub(r"(?<=[^\W\d])\d+$", "", w) for w in re.split(r"[\W_]+", group)]
-    kept = [w for w in words if w and not w.isdigit() and w.lower() not in _DIALS]
-    return "_".join(kept) or group
+_NAMES = ("prompt_ids", "texts", "groups", "families", "clusters")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +37,9 @@ class OutcomeMatrix:
     latency : float (n, a), seconds; NaN where not measured.
     draws   : float (n, a), graded draws behind each quality: 1 for a run, n for the mean of n samples; NaN where the
               arm was not run. With them a soft quality is a count of successes.
+    clusters : length n; prompts of one cluster ask the same thing and lie on one side of every split. Left out, every
+              prompt is a cluster of its own.
+    times   : datetime64[us] (n,), when the prompt was asked (UTC); NaT where that is not known, as it is left out.
     """
 
     prompt_ids: tuple[str, ...]
@@ -71,6 +53,8 @@ class OutcomeMatrix:
     latency: np.ndarray
     draws: np.ndarray
     unit: str = "cost"
+    clusters: tuple[str, ...] = ()
+    times: np.ndarray = field(default_factory=lambda: np.empty(0, dtype="datetime64[us]"))
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -79,7 +63,11 @@ class OutcomeMatrix:
         shape = (len(self.prompt_ids), len(self.arms))
         if not (shape[0] and shape[1]):
             raise TableError(f"there are {shape[0]} prompts and {shape[1]} arms: nothing to learn from")
-        for name in ("texts", "groups", "families"):
+        if not self.clusters:
+            object.__setattr__(self, "clusters", self.prompt_ids)
+        if not len(self.times):
+            object.__setattr__(self, "times", np.full(shape[0], "NaT", dtype="datetime64[us]"))
+        for name in (*_NAMES[1:], "times"):
             if len(getattr(self, name)) != shape[0]:
                 raise TableError(f"{name} has {len(getattr(self, name))} entries for {shape[0]} prompts")
         for name in _ARRAYS:
@@ -100,7 +88,8 @@ class OutcomeMatrix:
 
         outcomes : columns prompt_id, arm, quality, cost; completion_tokens, verifier_tokens, latency_s, draws where
                    logged.
-        prompts  : columns prompt_id, text, and group where known.
+        prompts  : columns prompt_id, text, and group, time, cluster (problems that are one) where known.
+        families : group -> family. Families that share clusters are merged over it.
         arms     : keep only these; None = all that the table has.
         unit     : what `cost` is in, for reports. Without any price it is REFERENCE_UNIT, and the cost of an arm is
                    its completion and verifier tokens.
@@ -143,20 +132,21 @@ class OutcomeMatrix:
             return np.where(out > 0, out, np.nan)
 
         text_of = dict(zip(prompts["prompt_id"].astype(str), prompts["text"], strict=True))
-        group_of = (
-            dict(zip(prompts["prompt_id"].astype(str), prompts["group"], strict=True)) if "group" in prompts else {}
-        )
         absent = [i for i in prompt_ids.tolist() if i not in text_of]
         if absent:
             raise TableError(f"{len(absent)} prompts of the outcomes table have no text, the first is {absent[0]!r}")
-        found = [group_of.get(i) for i in prompt_ids.tolist()]
-        groups = tuple("" if g is None or g != g else str(g) for g in found)
+        told = {name: _of_prompts(prompts, name, prompt_ids.tolist()) for name in ("group", "cluster", "time")}
+        groups = tuple("" if g is None else str(g) for g in told["group"])
+        texts = tuple(str(text_of[i]) for i in prompt_ids.tolist())
+        clusters = clusters_of(prompt_ids.tolist(), texts, told["cluster"])
         to_family = families if callable(families) else lambda g: families.get(g, g)
         return cls(
             prompt_ids=tuple(prompt_ids.tolist()),
-            texts=tuple(str(text_of[i]) for i in prompt_ids.tolist()),
+            texts=texts,
             groups=groups,
-            families=tuple(to_family(g) for g in groups),
+            families=merged_by_clusters([to_family(g) for g in groups], clusters),
+            clusters=clusters,
+            times=_moments(told["time"]),
             arms=tuple(arm_names.tolist()),
             quality=pivot(quality),
             cost=pivot(cost),
@@ -171,8 +161,8 @@ class OutcomeMatrix:
         where = np.arange(len(self))[np.asarray(index)]
         return dataclasses.replace(
             self,
-            **{f: tuple(getattr(self, f)[i] for i in where) for f in ("prompt_ids", "texts", "groups", "families")},
-            **{f: getattr(self, f)[where] for f in _ARRAYS},
+            **{f: tuple(getattr(self, f)[i] for i in where) for f in _NAMES},
+            **{f: getattr(self, f)[where] for f in (*_ARRAYS, "times")},
         )
 
     def columns(self, arms: Sequence[str]) -> "OutcomeMatrix":
@@ -229,6 +219,21 @@ def _need(table: "pd.DataFrame", name: str, columns: Iterable[str]) -> None:
     for column in columns:
         if column not in table:
             raise TableError(f"the {name} table has no column {column!r}{nearest(column, map(str, table.columns))}")
+
+
+def _of_prompts(prompts: "pd.DataFrame", column: str, ids: list[str]) -> list[Any]:
+    """A column of the prompts table in the order of `ids`, None where it says nothing."""
+    if column not in prompts:
+        return [None] * len(ids)
+    held = dict(zip(prompts["prompt_id"].astype(str), prompts[column].tolist(), strict=True))
+    found = [held.get(i) for i in ids]
+    return [None if value is None or value != value else value for value in found]  # NaN and NaT are not themselves
+
+
+def _moments(times: Sequence[object]) -> np.ndarray:
+    import pandas as pd
+
+    return pd.DatetimeIndex(pd.to_datetime(list(times), utc=True)).tz_localize(None).to_numpy(dtype="datetime64[us]")
 
 
 class _Columns:

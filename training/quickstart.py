@@ -111,7 +111,7 @@ def quickstart(
         seed=seed,
         quiet=quiet,
     )
-    held = source.matrix.rows(held_out(source.matrix.prompt_ids, holdout))
+    held = source.matrix.rows(held_out(source.matrix.clusters, holdout))
     return QuickstartReport(collected, trained, _examples(trained.out, held))
 
 

@@ -95,6 +95,7 @@ PROMPTS: tuple[Column, ...] = (
     Column("time", "time", "when it was asked", nullable=True),
     _str("reference", "the right answer, while collecting", nullable=True, blank=True),
     _str("grader", "how an answer is judged against the reference", nullable=True),
+    _str("cluster", "the problem, where several prompts pose one; null = its text says", nullable=True),
 )
 
 SAMPLES: tuple[Column, ...] = (

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from howhard.router.features import FeatureSpec, featurize
-from howhard.strategies.errors import ConfigError, TableError
 from howhard.training.baselines import (
     CellForecaster,
     NearestForecaster,
@@ -12,7 +11,6 @@ from howhard.training.baselines import (
     shuffled,
     standard_baselines,
 )
-from howhard.training.folds import fold_of
 
 SPEC = FeatureSpec()
 
@@ -124,29 +122,3 @@ def test_the_oracle_takes_the_highest_observed_utility_and_of_equal_ones_the_che
 def test_group_means_join_the_baselines_only_where_there_are_groups():
     assert [b.name for b in standard_baselines(1)] == ["length", "cluster", "nearest"]
     assert [b.name for b in standard_baselines(2)][-1] == "group"
-
-
-def test_a_group_split_never_shares_a_family_between_folds():
-    rng = np.random.default_rng(0)
-    for seed in range(20):
-        families = [f"f{i}" for i in rng.integers(9, size=200)]
-        fold = fold_of(families, split="group", folds=4, seed=seed)
-        assert all(
-            len({int(k) for k, f in zip(fold, families, strict=True) if f == name}) == 1 for name in set(families)
-        )
-        assert np.bincount(fold).min() > 20
-
-
-def test_a_prompt_split_makes_folds_of_equal_size():
-    sizes = np.bincount(fold_of(["x"] * 23, split="prompt", folds=5, seed=1))
-    assert sorted(sizes.tolist()) == [4, 4, 5, 5, 5]
-
-
-def test_fewer_families_than_folds_make_fewer_folds_and_one_family_is_an_error():
-    assert set(fold_of(["a", "b", "b"], split="group", folds=5, seed=0).tolist()) == {0, 1}
-    with pytest.raises(TableError, match=r"needs two families of prompts or more, the table has 1 \('a'\)"):
-        fold_of(["a", "a"], split="group", folds=5, seed=0)
-    with pytest.raises(TableError, match="2 prompts cannot make 5 folds"):
-        fold_of(["a", "a"], split="prompt", folds=5, seed=0)
-    with pytest.raises(ConfigError, match="split='groups'; did you mean 'group'"):
-        fold_of(["a", "a"], split="groups", folds=2, seed=0)

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from howhard.strategies.errors import TableError
-from howhard.training.matrix import REFERENCE_UNIT, OutcomeMatrix, best_fixed, family_of
+from howhard.training.matrix import REFERENCE_UNIT, OutcomeMatrix, best_fixed
 
 PROMPTS = pd.DataFrame({"prompt_id": ["a", "b"], "text": ["one", "two"], "group": ["g-1", None]})
 
@@ -106,20 +106,28 @@ def test_families_come_from_a_mapping_where_one_is_given():
     assert m.families == ("other", "")
 
 
-@pytest.mark.parametrize(
-    ("group", "family"),
-    [
-        ("logical_deduction_five_objects", "logical_deduction_objects"),
-        ("countdown-4", "countdown"),
-        ("path12", "path"),
-        ("gsm8k", "gsm8k"),
-        ("math/level 3/hard", "math_level"),
-        ("007", "007"),
-        ("", ""),
-    ],
-)
-def test_siblings_that_differ_by_a_dial_are_one_family(group, family):
-    assert family_of(group) == family
+def test_clusters_and_times_come_from_the_prompts_and_stay_with_their_rows():
+    prompts = pd.DataFrame(
+        {
+            "prompt_id": ["a", "b", "c"],
+            "text": ["add 1 and 2", "Add  1 and 2", "add 1 and 2 in Rust"],
+            "group": ["py", "py", "rs"],
+            "cluster": [None, "sum", "sum"],
+            "time": [None, pd.Timestamp("2026-01-02T03:00+02:00"), pd.Timestamp("2026-01-03", tz="UTC")],
+        }
+    )
+    rows = pd.DataFrame({"prompt_id": ["a", "b", "c"], "arm": "x", "quality": 1.0, "cost": 1.0})
+    m = OutcomeMatrix.of(rows, prompts)
+    assert m.clusters == ("a", "a", "a")
+    assert m.families == ("py", "py", "rs")
+    assert np.isnat(m.times).tolist() == [True, False, False]
+    assert m.rows([1]).times.tolist() == [pd.Timestamp("2026-01-02T01:00").to_pydatetime()]
+
+
+def test_without_a_word_on_them_every_prompt_is_its_own_cluster_and_no_time_is_known():
+    m = OutcomeMatrix.of(outcomes(), PROMPTS)
+    assert m.clusters == m.prompt_ids
+    assert np.isnat(m.times).all()
 
 
 def test_of_equally_good_arms_the_cheaper_is_the_best_fixed_one():
