@@ -13,7 +13,7 @@ from .decision import ArmEstimate, Context, Decision, Reason
 from .estimates import Estimates
 from .objective import Objective
 from .policy import Policy, ThresholdPolicy, UtilityPolicy
-from .router import FingerprintWarning, RoutedResult, RoutedStream, Router
+from .router import FingerprintWarning, ObjectiveWarning, RoutedResult, RoutedStream, Router
 
 __all__ = [
     "ArmEstimate",
@@ -23,6 +23,7 @@ __all__ = [
     "FingerprintWarning",
     "HowhardError",
     "Objective",
+    "ObjectiveWarning",
     "Policy",
     "Reason",
     "RoutedResult",

@@ -1,9 +1,8 @@
 """A router on disk: one directory with a manifest, and the files whose checksums the manifest holds.
 
     manifest.json      what the router is, and the size and sha256 of every other file
-    quality-<k>.txt    LightGBM text models, one per bag, that predict quality
-    cost.txt           LightGBM text model, log of the cost relative to the arm's mean
-    arms.npz           arrays: what is known of each arm, and calibration (predictor.py names them)
+    prompts.npz        a key of every training prompt (howhard.training.provenance); not needed to decide
+    all others         what predictor.py puts together: LightGBM text models, arrays
 
 Nothing here is pickled, and nothing that is read is run. A checksum shows damage and slips; it does not show
 who wrote a file, so load routers from places that you trust. A manifest never says WHERE prompts are sent: it
@@ -33,7 +32,7 @@ from .features import FeatureSpec
 from .objective import Objective
 from .policy import PolicySpec, UtilityPolicy
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 MAX_FILE_BYTES = 64 * 2**20
 MAX_FILES = 64
@@ -61,17 +60,29 @@ class BackendFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class TrainingFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the router was trained on and how well it did on held-out prompts."""
+    """What the router was trained on and how well it did on held-out prompts.
+
+    dataset      : in a few words. data_version : hash of the outcomes that were learned from, "" = not known.
+    values       : lowest and highest value of a correct answer at which the decisions were looked at on validation
+                   prompts; None = not known. Beyond them nobody has checked what the router does.
+    """
 
     n_prompts: int
     dataset: str
+    data_version: str = ""
+    values: tuple[float, float] | None = None
     metrics: dict[str, float] = {}
+
+    def __post_init__(self) -> None:
+        if self.values is not None and not 0 <= self.values[0] <= self.values[1] < math.inf:
+            raise ArtifactError(f"training.values={self.values!r}: they must be a lowest and a highest value, >= 0")
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything about a router but its arrays.
 
     router_version : hash of all the rest but `created`; write_artifact fills it in, as it does `files`.
+    howhard_version : of what trained it, with the git commit where it ran from a checkout.
     arms           : names, in the order of every array; `specs[i]` says how to run arms[i], None where the
                      arm came from an imported table and cannot be run here.
     reference      : arm whose expected failure is called difficulty; `fallback` the arm taken when in doubt.
@@ -223,10 +234,7 @@ def _parse(content: bytes, root: Path) -> Manifest:
         raw = msgspec.json.decode(content)
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if version != SCHEMA_VERSION:
-            raise ArtifactError(
-                f"{where} has schema_version {version!r}, this howhard reads {SCHEMA_VERSION}: "
-                "train the router anew with this version, or install the one that wrote it"
-            )
+            raise ArtifactError(_other_schema(where, version, raw))
         manifest = msgspec.convert(raw, Manifest)
         _check_arms(manifest)
         if manifest.router_version != _version_of(raw):
@@ -241,6 +249,16 @@ def _parse(content: bytes, root: Path) -> Manifest:
         raise
     except HowhardError as exc:
         raise ArtifactError(f"{where} holds an impossible value: {exc}") from exc
+
+
+def _other_schema(where: Path, version: object, raw: object) -> str:
+    """What to do about a manifest of another schema: an older one's features are no longer computed."""
+    said = raw.get("howhard_version") if isinstance(raw, dict) else None
+    writer = f"howhard {said}" if isinstance(said, str) and said else "an unknown howhard"
+    found = f"{where} has schema_version {version!r}, written by {writer}; this howhard reads {SCHEMA_VERSION}"
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        return f"{found}. Update howhard: pip install --upgrade howhard"
+    return f"{found}. Train it anew from the same log (`howhard train LOG`), or install the version that wrote it"
 
 
 def _check_arms(manifest: Manifest) -> None:

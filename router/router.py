@@ -68,6 +68,10 @@ class FingerprintWarning(UserWarning):
     """A backend is not the one that the router was trained on, so its estimates may be off."""
 
 
+class ObjectiveWarning(UserWarning):
+    """A value of a correct answer that the router's decisions were not checked at when it was trained."""
+
+
 @dataclass(frozen=True, slots=True)
 class RoutedResult:
     """An answer, and the decision that led to it (the last one, where a backend failed)."""
@@ -120,6 +124,8 @@ class Router:
         self._drawing = threading.Lock()
         self._served = _Served(manifest, dict(backends or {}), dict(verifiers or {}), fingerprint)
         self._loop: _Loop | None = None
+        self._checked_values = manifest.training.values
+        self._warned_of_value = False
 
     @classmethod
     def load(
@@ -198,7 +204,8 @@ class Router:
 
         Raises NoFeasibleArm where no arm keeps the objective's hard limits (unless its `on_infeasible` is
         "fallback"), PromptTooLong where the prompt certainly fits none of the backends that are open, InputError for
-        an empty prompt or an unknown arm in `context.allowed`.
+        an empty prompt or an unknown arm in `context.allowed`. Warns once (ObjectiveWarning) where the objective's
+        value lies outside of those that the router was checked at.
         """
         return self.decide_many([prompt], objective, context=context)[0]
 
@@ -224,6 +231,7 @@ class Router:
         context: Context | None,
         failed: tuple[str, ...] = (),
     ) -> list[Decision]:
+        self._check_value(objective)
         estimates = estimates.at(objective)
         mask = self._open_to_choice(requests, context, failed)
         if self.policy.random:
@@ -232,6 +240,19 @@ class Router:
         else:
             choices = self.policy.choose(estimates, objective, allowed=mask)
         return self._decisions(estimates, choices, objective, context, failed)
+
+    def _check_value(self, objective: Objective) -> None:
+        known = self._checked_values
+        if known is None or self._warned_of_value or known[0] <= objective.value <= known[1]:
+            return
+        self._warned_of_value = True
+        warnings.warn(
+            f"objective.value={objective.value:g} lies outside of {known[0]:g} .. {known[1]:g}, the values of a right "
+            f"answer (in {self.manifest.currency}) that this router was checked at: it decides, but nobody has looked "
+            "how well. Give a value in that range, or train on arms whose costs lie around yours",
+            ObjectiveWarning,
+            stacklevel=5,
+        )
 
     def _open_to_choice(
         self, requests: Sequence[Request], context: Context | None, failed: tuple[str, ...]

@@ -12,6 +12,7 @@ from howhard.router import (
     Context,
     FingerprintWarning,
     Objective,
+    ObjectiveWarning,
     Reason,
     Router,
     ThresholdPolicy,
@@ -97,6 +98,22 @@ def test_a_decision_reads_well_and_is_plain_json(router):
     assert plain["group"] == "sums"
     assert plain["objective"]["value"] == 200
     assert [a["name"] for a in plain["arms"]] == list(router.arms)
+
+
+def test_a_value_that_the_router_was_never_checked_at_warns_once_and_decides(trained, tmp_path):
+    facts = msgspec.structs.replace(trained.manifest.training, values=(20.0, 3000.0))
+    write_artifact(tmp_path / "router", msgspec.structs.replace(trained.manifest, training=facts), trained.files)
+    router = Router.load(tmp_path / "router")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for inside in (20, 3000):
+            router.decide(EASY, Objective(value=inside))
+        assert not caught
+        assert router.decide(EASY, Objective(value=19)).arm == "small/single"
+        router.decide(EASY, Objective(value=1e6))
+    assert [w.category for w in caught] == [ObjectiveWarning]
+    assert "value=19 lies outside of 20 .. 3000" in str(caught[0].message)
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.parametrize("reason", Reason)
