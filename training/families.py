@@ -6,10 +6,15 @@ and seven objects were merged. Names tell most siblings; prompts that two famili
 a mapping of whoever knows the groups.
 """
 
+import csv
+import io
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
+from ..strategies.errors import TableError
 from .duplicates import connected
 
 SHARED = 0.1
@@ -60,3 +65,45 @@ def merged_by_clusters(families: Sequence[str], clusters: Sequence[str], *, shar
             keys[name].append(link)
     merged = dict(zip(names, connected(names, [keys[name] for name in names]), strict=True))
     return tuple(merged[family] for family in families)
+
+
+def families_from(path: str | Path) -> dict[str, str]:
+    """Read a mapping group -> family: JSON {"GROUP": "FAMILY"}, or a CSV with the columns group and family.
+
+    Groups that it does not name keep the family that their name tells (`family_of`).
+
+    Raises TableError for a file that cannot be read, is neither, has an empty cell, or names a group twice.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        pairs = _json_pairs(text) if path.suffix.lower() == ".json" else _csv_pairs(text)
+    except OSError as exc:
+        raise TableError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    except (ValueError, csv.Error) as exc:
+        raise TableError(f"{path}: no mapping of groups to families: {exc}") from exc
+    families: dict[str, str] = {}
+    for row, (group, family) in enumerate(pairs):
+        if not (isinstance(group, str) and isinstance(family, str) and group and family):
+            raise TableError(f"{path}: row {row}: group {group!r}, family {family!r}: both need a name")
+        if families.setdefault(group, family) != family:
+            raise TableError(
+                f"{path}: row {row}: group {group!r} is in {families[group]!r} and in {family!r}: keep one"
+            )
+    if not families:
+        raise TableError(f"{path}: it names no group")
+    return families
+
+
+def _json_pairs(text: str) -> list[tuple[object, object]]:
+    held = json.loads(text)
+    if not isinstance(held, dict):
+        raise ValueError('an object {"GROUP": "FAMILY"} is needed')
+    return list(held.items())
+
+
+def _csv_pairs(text: str) -> list[tuple[object, object]]:
+    rows = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
+    if not {"group", "family"} <= set(rows.fieldnames or ()):
+        raise ValueError(f"the columns group and family are needed, there are: {', '.join(rows.fieldnames or ())}")
+    return [(row["group"], row["family"]) for row in rows]

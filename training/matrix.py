@@ -89,7 +89,8 @@ class OutcomeMatrix:
         outcomes : columns prompt_id, arm, quality, cost; completion_tokens, verifier_tokens, latency_s, draws where
                    logged.
         prompts  : columns prompt_id, text, and group, time, cluster (problems that are one) where known.
-        families : group -> family. Families that share clusters are merged over it.
+        families : group -> family (a group that a mapping lacks: as its name says). Families that share clusters are
+                   merged over it.
         arms     : keep only these; None = all that the table has.
         unit     : what `cost` is in, for reports. Without any price it is REFERENCE_UNIT, and the cost of an arm is
                    its completion and verifier tokens.
@@ -139,7 +140,7 @@ class OutcomeMatrix:
         groups = tuple("" if g is None else str(g) for g in told["group"])
         texts = tuple(str(text_of[i]) for i in prompt_ids.tolist())
         clusters = clusters_of(prompt_ids.tolist(), texts, told["cluster"])
-        to_family = families if callable(families) else lambda g: families.get(g, g)
+        to_family = families if callable(families) else lambda g: families.get(g) or family_of(g)
         return cls(
             prompt_ids=tuple(prompt_ids.tolist()),
             texts=texts,
