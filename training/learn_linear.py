@@ -18,12 +18,14 @@ import numpy as np
 import scipy.sparse as sparse
 
 from ..router.familiarity import CLIP
-from ..router.features import Features
+from ..router.features import Features, FeatureSpec
 from ..router.linear import MAX_LOG_RATIO, Amounts, LinearComponent, LinearMap, standardised
 from ..strategies.errors import TableError
 from .learners import Learned, Lesson
 from .matrix import OutcomeMatrix
 
+NAMED = len(FeatureSpec(n_hashed=0).names)
+"""Dense columns that have a meaning each."""
 WIDTHS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Prior variances of a weight that are tried, of log-odds per prompt vector of length 1."""
 AMOUNT_WIDTHS = (0.25, 1.0, 4.0, 16.0, 64.0)
@@ -41,10 +43,10 @@ SEARCH_PROMPTS = 3_000
 class TextLearner:
     """Logistic model of the hashed text and the dense columns, on soft targets.
 
-    columns : how many of the leading dense columns are read; None = all of them, 0 = none.
+    columns : how many of the leading dense columns are read; the hashed ones, which are last, only repeat the text.
     """
 
-    columns: int | None = None
+    columns: int = NAMED
 
     @property
     def name(self) -> str:
@@ -81,12 +83,12 @@ class TwoParameterLearner:
     Ease and discrimination are fitted in turns. Source: Birnbaum 1968, with the item's parameter regressed on features
     as in De Boeck & Wilson 2004, "Explanatory item response models".
 
-    columns : how many of the leading dense columns are read; None = all of them, 0 = none.
+    columns : how many of the leading dense columns are read; the hashed ones, which are last, only repeat the text.
     spread  : standard deviation of the discriminations' prior.
     turns   : of the alternation.
     """
 
-    columns: int | None = None
+    columns: int = NAMED
     spread: float = 0.5
     turns: int = 3
 
@@ -147,10 +149,10 @@ class LearnedAmounts:
 class AmountsLearner:
     """Ridge of the logarithms of cost and tokens over the arm's means, on the hashed text and the dense columns.
 
-    columns : how many of the leading dense columns are read; None = all of them, 0 = none.
+    columns : how many of the leading dense columns are read; the hashed ones, which are last, only repeat the text.
     """
 
-    columns: int | None = None
+    columns: int = NAMED
 
     def fit(self, lesson: Lesson) -> LearnedAmounts:
         """Fit on all prompts, and K times without a fold for the ratios out of fold."""
@@ -253,7 +255,7 @@ class _Design:
     centre: np.ndarray
 
     @classmethod
-    def of(cls, x: Features, *, text: bool = False, embedding: bool = False, columns: int | None) -> "_Design":
+    def of(cls, x: Features, *, text: bool = False, embedding: bool = False, columns: int) -> "_Design":
         n = len(x)
         csr = idf = dense = None
         if text:
@@ -264,7 +266,7 @@ class _Design:
             length = np.sqrt(np.bincount(row, value.astype(np.float64) ** 2, minlength=n))
             value = (value / np.where(length > 0, length, 1.0)[row]).astype(np.float32)
             csr = sparse.csr_matrix((value, x.text.index, x.text.start), shape=(n, x.text.width))
-        d = x.dense.shape[1] if columns is None else min(columns, x.dense.shape[1])
+        d = min(columns, x.dense.shape[1])
         mean, scale, factor = np.zeros(d), np.zeros(d), 1.0
         if d:
             root = np.sign(x.dense[:, :d]) * np.sqrt(np.abs(x.dense[:, :d].astype(np.float64)))
