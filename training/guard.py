@@ -1,0 +1,418 @@
+"""How sure a router's predictions are, which prompts it does not know, and how strong its guard must be.
+
+Nothing here is assumed: the errors of predicted DIFFERENCES between arms are measured on prompts that the predicting
+models did not see, for prompts of known families and for whole families left out, and the strength of the guard is the
+one under which the picks on such prompts do not lose to the best fixed arm. All of it happens inside the training
+prompts. The guard itself is `guarded_gain` of howhard.router.policy; this module only chooses its numbers.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..router.estimates import Estimates
+from ..router.familiarity import STRANGE_SE, Familiarity
+from ..router.features import Features
+from ..router.objective import Objective
+from ..router.policy import UtilityPolicy
+from ..strategies.errors import ConfigError
+from .familiar import describe, left_out_distances, limit_of
+from .matrix import OutcomeMatrix, best_fixed
+
+FEWEST_FAMILIES = 4
+"""With fewer families nothing can be learned by leaving them out: unfamiliar prompts go to the fallback arm."""
+
+LAMBDAS = (0.03, 0.1, 0.3, 1.0)
+"""Prices at which guards are tried where no values are given: the dearest arm's mean cost / value of a right answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardSettings:
+    """How uncertainty and guard are learned.
+
+    strange_share : in (0, 1), the largest share of prompts like the training prompts that may count as strange. Smaller
+                    shares (a fifth, two fifths) are taken where families left out lose nothing by it.
+    centres       : of the training prompts, at most one for 15 of them.
+    strengths     : ascending, > 0; guards that are tried on familiar prompts and, as factors of the error on families
+                    left out, on strange ones.
+    tolerance     : quality that the lower end of a gain may lie below 0.
+    errors        : standard errors between a mean gain and its lower end.
+    most          : prompts that the strengths are judged on, drawn at random where there are more.
+    """
+
+    strange_share: float = 0.05
+    centres: int = 64
+    strengths: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    tolerance: float = 0.002
+    errors: float = 1.64
+    most: int = 20_000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strange_share < 1:
+            raise ConfigError(f"guard.strange_share={self.strange_share!r}: it must lie in (0, 1)")
+        if self.centres < 1 or self.most < 1:
+            raise ConfigError(f"guard.centres={self.centres!r}, guard.most={self.most!r}: they must be at least 1")
+        rising = all(a < b for a, b in zip(self.strengths, self.strengths[1:], strict=False))
+        if not self.strengths or self.strengths[0] <= 0 or not rising or not math.isfinite(self.strengths[-1]):
+            raise ConfigError(f"guard.strengths={self.strengths!r}: they must rise, above 0 and finite")
+        if self.tolerance < 0 or self.errors < 0:
+            raise ConfigError(f"guard.tolerance={self.tolerance!r}, guard.errors={self.errors!r}: they must be >= 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """Mean utility over that of the best fixed arm, in quality, over the objectives; `error` its standard error."""
+
+    mean: float
+    error: float
+
+    def low(self, settings: GuardSettings) -> float:
+        """The lower end: so many standard errors below the mean."""
+        return self.mean - settings.errors * self.error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardReport:
+    """What was seen when the guard was chosen; figures are of prompts that the models did not see.
+
+    share      : stated false-alarm rate of the flag.
+    strength, strange_strength : of the guard on familiar and on strange prompts; infinity = always the fallback arm.
+    in_distribution : gain on prompts of known families.
+    families   : number of them in the training prompts.
+    hits       : share of the prompts of left-out families that the flag finds; None with too few families, as are
+    left_out   : gain on left-out families, with the flag, and
+    unflagged  : what it would be without (every prompt taken for familiar).
+    """
+
+    share: float
+    strength: float
+    strange_strength: float
+    in_distribution: Gain
+    families: int
+    hits: float | None = None
+    left_out: Gain | None = None
+    unflagged: Gain | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Uncertainty:
+    """How sure the predictions are: arrays over pairs of arms (a, a) are symmetric, 0 on the diagonal.
+
+    inflation   : factor on the members' standard deviation of the difference of two arms, familiar prompts.
+    floor       : standard error of the difference below which no agreement of the members goes.
+    error       : root mean square error of the predicted differences on familiar prompts.
+    strange_se  : standard error of the differences on every strange prompt, the guard's strength there included:
+                  STRANGE_SE where they shall always go to the fallback arm.
+    familiarity : which prompts are strange. strange : (n,) bool, the training prompts that are, to the other folds.
+    guard       : strength of the guard, for UtilityPolicy.
+    """
+
+    inflation: np.ndarray
+    floor: np.ndarray
+    error: np.ndarray
+    strange_se: np.ndarray
+    familiarity: Familiarity
+    strange: np.ndarray
+    guard: float
+    report: GuardReport
+
+    def difference_se(self, members: np.ndarray) -> np.ndarray:
+        """Standard error (n, a, a) of the differences on the training prompts.
+
+            max(floor, inflation * standard deviation over the members of q_i - q_j);  strange_se where strange
+
+        members : (n, a, K) qualities by the members.
+        """
+        pairs = members[:, :, None, :] - members[:, None, :, :]
+        spread = pairs.std(axis=3, ddof=1) if members.shape[2] > 1 else np.zeros(pairs.shape[:3])
+        familiar = np.maximum(self.floor, self.inflation * spread)
+        return np.where(self.strange[:, None, None], self.strange_se, familiar)
+
+
+def learn_uncertainty(
+    matrix: OutcomeMatrix,
+    x: Features,
+    *,
+    fold: np.ndarray,
+    quality: np.ndarray,
+    members: np.ndarray | None = None,
+    cost: np.ndarray | None = None,
+    family_quality: np.ndarray | None = None,
+    family_cost: np.ndarray | None = None,
+    family_fold: np.ndarray | None = None,
+    values: Sequence[float] | None = None,
+    settings: GuardSettings | None = None,
+    seed: int = 0,
+) -> Uncertainty:
+    """Learn how sure the predictions are, which prompts are strange, and the guard's strength.
+
+    x, fold   : features and fold (n,) of the training prompts.
+    quality   : (n, a), each prompt by models that did not see its fold. members : (n, a, K), what the members say.
+    cost      : (n, a), predicted likewise; None = the arms' means.
+    family_*  : the same with whole families left out, and the fold (n,) that each prompt was left out in; None where
+                the table has too few families.
+    values    : of a right answer, > 0: the objectives that the guard must serve; None = LAMBDAS.
+    """
+    settings = settings or GuardSettings()
+    family = np.unique(np.asarray(matrix.families, dtype=str), return_inverse=True)[1]
+    families = int(family.max()) + 1
+    error = pairwise_error(quality, matrix, family)
+    inflation, floor = _inflation(error, members)
+    distance = left_out_distances(x, fold, centres=settings.centres, seed=seed)
+    description = describe(x, centres=settings.centres, seed=seed)
+    rows = np.random.default_rng(seed).permutation(len(matrix))[: settings.most]
+    top = float(np.max(matrix.arm_cost))
+    tried = [float(v) for v in values] if values is not None else [max(top, 1e-12) / price for price in LAMBDAS]
+    known = _Judge(matrix, quality, cost, error, tried, settings, rows, np.arange(len(matrix)))
+    if family_quality is None or family_fold is None or families < FEWEST_FAMILIES:
+        share = settings.strange_share
+        limit = limit_of(distance, share)
+        alarm = distance[rows] > limit
+        strength = known.best(alarm)
+        found = _Plan(
+            share=share,
+            limit=limit,
+            strength=strength,
+            strange_strength=math.inf,
+            known=known.gain(alarm, strength, math.inf),
+        )
+        strange_error = error
+    else:
+        strange_error = pairwise_error(family_quality, matrix, family, cells_only=True)
+        away = left_out_distances(x, family_fold, centres=settings.centres, seed=seed)
+        unknown = _Judge(matrix, family_quality, family_cost, error, tried, settings, rows, family, strange_error)
+        found = _choose(known, unknown, distance, away, settings, rows)
+    strange = distance > found.limit
+    infinite = math.isinf(found.strange_strength)
+    se = np.full(error.shape, STRANGE_SE) if infinite else strange_error * (found.strange_strength / found.strength)
+    np.fill_diagonal(se, 0.0)
+    return Uncertainty(
+        inflation=inflation,
+        floor=floor,
+        error=error,
+        strange_se=se,
+        familiarity=description.limited(found.limit),
+        strange=strange,
+        guard=found.strength,
+        report=GuardReport(
+            share=found.share,
+            strength=found.strength,
+            strange_strength=found.strange_strength,
+            in_distribution=found.known,
+            families=families,
+            hits=found.hits,
+            left_out=found.left_out,
+            unflagged=found.unflagged,
+        ),
+    )
+
+
+# ── the strength of the guard ────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """A false-alarm rate, the limit of the distance that belongs to it, and the strengths; see GuardReport."""
+
+    share: float
+    limit: float
+    strength: float
+    strange_strength: float
+    known: Gain
+    hits: float | None = None
+    left_out: Gain | None = None
+    unflagged: Gain | None = None
+
+
+def _choose(
+    known: "_Judge",
+    unknown: "_Judge",
+    distance: np.ndarray,
+    away: np.ndarray,
+    settings: GuardSettings,
+    rows: np.ndarray,
+) -> _Plan:
+    """The false-alarm rate and the strengths of the guard on familiar and on strange prompts.
+
+    For strange prompts it is the smallest strength under which the lower end of the gain on the left-out families'
+    flagged prompts is not below -tolerance. Of the rates the one is taken under which most is had from a prompt of a
+    known and one of a left-out family together. There a prompt that the flag misses is charged what left-out families
+    lose on the whole without a flag, at the lower end: the few that are missed here say little about the next ones.
+    """
+    nothing = np.zeros(len(rows), dtype=bool)
+    found, scores = [], []
+    for share in (settings.strange_share / 5, settings.strange_share / 2.5, settings.strange_share):
+        limit = limit_of(distance, share)
+        alarm, hit = distance[rows] > limit, away[rows] > limit
+        strength = known.best(alarm)
+        for strange in (*settings.strengths, math.inf):
+            if unknown.gain(hit, strength, strange, missed=False).low(settings) >= -settings.tolerance:
+                break
+        unflagged, hits = unknown.gain(nothing, strength, math.inf), float(hit.mean())
+        plan = _Plan(
+            share=share,
+            limit=limit,
+            strength=strength,
+            strange_strength=strange,
+            known=known.gain(alarm, strength, strange),
+            hits=hits,
+            left_out=unknown.gain(hit, strength, strange),
+            unflagged=unflagged,
+        )
+        found.append(plan)
+        scores.append(plan.known.mean + (1 - hits) * min(0.0, unflagged.low(settings)))
+    return found[int(np.argmax(scores))]
+
+
+class _Judge:
+    """What picks under a guard gain over the best fixed arm, on prompts that the predicting models did not see."""
+
+    def __init__(
+        self,
+        matrix: OutcomeMatrix,
+        quality: np.ndarray,
+        cost: np.ndarray | None,
+        error: np.ndarray,
+        values: Sequence[float],
+        settings: GuardSettings,
+        rows: np.ndarray,
+        unit: np.ndarray,
+        strange_error: np.ndarray | None = None,
+    ) -> None:
+        self._settings, self._arms, self._values = settings, matrix.arms, values
+        self._error, self._strange = error, error if strange_error is None else strange_error
+        self._quality = quality[rows]
+        mean = matrix.arm_cost
+        self._cost = np.broadcast_to(mean, matrix.cost.shape)[rows] if cost is None else cost[rows]
+        self._paid_quality = _paid(matrix.quality, quality)[rows]
+        self._paid_cost = _paid(matrix.cost, np.broadcast_to(mean, matrix.cost.shape))[rows]
+        self._best = [best_fixed(matrix.arm_quality, mean, value=v) for v in values]
+        self._unit = np.unique(unit[rows], return_inverse=True)[1]
+        self._cache: dict[tuple[bool, float], np.ndarray] = {}
+
+    def gain(self, strange: np.ndarray, strength: float, strange_strength: float, *, missed: bool = True) -> Gain:
+        """Mean over the objectives and the prompts of (utility of the pick - of the best fixed arm) / value.
+
+        strange : (n,) bool. missed : whether the prompts that are not strange count, too; False = they gain nothing.
+        """
+        other = 0.0 if math.isinf(strange_strength) else self._gains(True, strange_strength).mean(axis=0)
+        familiar = self._gains(False, strength).mean(axis=0) if missed else 0.0
+        each = np.where(strange, other, familiar)
+        total = np.bincount(self._unit, each - each.mean())
+        units = len(total)
+        error = math.sqrt((total**2).sum() * units / max(units - 1, 1)) / len(each)
+        return Gain(mean=float(each.mean()), error=error)
+
+    def best(self, strange: np.ndarray) -> float:
+        """The strength for familiar prompts of the highest gain; one that loses at no objective goes before others.
+
+        strange : (n,) bool, prompts that go to the fallback arm.
+        """
+        strengths = self._settings.strengths
+        gains = np.array([np.where(strange, 0.0, self._gains(False, s)).mean(axis=1) for s in strengths])
+        safe = (gains >= 0).all(axis=1)
+        score = np.where(safe | ~safe.any(), gains.mean(axis=1), -np.inf)
+        return strengths[int(score.argmax())]
+
+    def _gains(self, strange: bool, strength: float) -> np.ndarray:
+        """Gains (values, n) when every prompt is held to the guard of familiar, or of strange, prompts."""
+        key = (strange, strength)
+        if key not in self._cache:
+            self._cache[key] = np.stack([self._picked(i, strange, strength) for i in range(len(self._values))])
+        return self._cache[key]
+
+    def _picked(self, i: int, strange: bool, strength: float) -> np.ndarray:
+        value, at = self._values[i], self._best[i]
+        error = (self._strange if strange else self._error)[:, at]
+        estimates = Estimates(
+            arms=self._arms,
+            quality=self._quality,
+            benefit_se=np.broadcast_to(error, self._quality.shape),
+            cost=self._cost,
+            fallback=self._arms[at],
+            reference=self._arms[at],
+        )
+        picks = UtilityPolicy(guard=strength).choose(estimates, Objective(value=value)).index
+        rows = np.arange(len(picks))
+        better = self._paid_quality[rows, picks] - self._paid_quality[:, at]
+        dearer = self._paid_cost[rows, picks] - self._paid_cost[:, at]
+        return better - dearer / value
+
+
+def _paid(outcome: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """What each arm is worth on each prompt, (n, a), without bias where an arm was run on some prompts only.
+
+        expected + run / share_run * (outcome - expected)
+
+    which is the outcome itself for an arm that was run everywhere. It takes for granted that prompts were dealt to the
+    arms at random. Source: Dudik, Langford & Li 2011, "Doubly robust policy evaluation and learning".
+    """
+    run = ~np.isnan(outcome)
+    share = np.maximum(run.mean(axis=0), 1e-12)
+    return expected + np.where(run, np.nan_to_num(outcome) - expected, 0.0) / share
+
+
+# ── how large the errors are ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def pairwise_error(
+    quality: np.ndarray, matrix: OutcomeMatrix, family: np.ndarray, *, cells_only: bool = False
+) -> np.ndarray:
+    """Root mean square error (a, a) of the predicted differences of two arms, the outcomes' noise taken out.
+
+    A single outcome is noise around what was predicted, but the mean residual of a cell of n alike prompts is not:
+
+        error^2 = sum_c (n_c / n) * (mean_c^2 - variance_c / n_c)
+
+    over families, and (unless `cells_only`) over deciles of the predicted difference; the larger counts, and never less
+    than the square of the standard error of the mean difference. Two arms that never ran on the same prompt have the
+    largest error of the others.
+
+    family : int (n,).
+    """
+    a = quality.shape[1]
+    error = np.full((a, a), np.nan)
+    np.fill_diagonal(error, 0.0)
+    for i in range(a):
+        for j in range(i + 1, a):
+            predicted = quality[:, i] - quality[:, j]
+            residual = matrix.quality[:, i] - matrix.quality[:, j] - predicted
+            there = ~np.isnan(residual)
+            r = residual[there]
+            if len(r) < 2:
+                continue
+            worst = max(r.var(ddof=1) / len(r), systematic(r, family[there]))
+            if not cells_only:
+                decile = np.empty(len(r), dtype=int)
+                order = np.argsort(predicted[there], kind="stable")
+                decile[order] = np.arange(len(r)) * min(10, len(r) // 2) // len(r)
+                worst = max(worst, systematic(r, decile))
+            error[i, j] = error[j, i] = math.sqrt(worst)
+    most = np.nanmax(error)
+    return np.where(np.isnan(error), most if most > 0 else 1.0, error)
+
+
+def systematic(residual: np.ndarray, cell: np.ndarray) -> float:
+    """Mean square of the cells' true mean residuals: sum_c (n_c / n) * (mean_c^2 - variance_c / n_c), cells of 2 up."""
+    n = np.bincount(cell).astype(float)
+    used = n >= 2
+    safe = np.where(used, n, 2)
+    mean = np.bincount(cell, residual) / np.maximum(n, 1)
+    square = np.bincount(cell, residual**2) / np.maximum(n, 1)
+    variance = np.maximum(square - mean**2, 0) * safe / (safe - 1)
+    return float((n / n.sum() * (mean**2 - variance / safe))[used].sum())
+
+
+def _inflation(error: np.ndarray, members: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Factor on the members' spread, and the floor, (a, a) each, whose typical standard error is `error`."""
+    a = len(error)
+    if members is None or members.shape[2] < 2:
+        return np.ones((a, a)) - np.eye(a), error
+    inflation = np.zeros((a, a))
+    for i in range(a):
+        for j in range(i + 1, a):
+            typical = math.sqrt((members[:, i] - members[:, j]).var(axis=1, ddof=1).mean())
+            inflation[i, j] = inflation[j, i] = error[i, j] / typical if typical > 0 else 1.0
+    return np.clip(inflation, 0.0, 50.0), error / 2
