@@ -367,15 +367,40 @@ def import_(
 
 @app.command()
 def promote(
-    candidate: Annotated[str, typer.Argument(help="A router directory.")],
-    source: Annotated[Path, typer.Argument(help="Held-out outcomes: a log directory or a table.")],
+    candidate: Annotated[
+        str, typer.Argument(help="A router directory, a shipped one, or models:/howhard-router@challenger.")
+    ],
+    source: Annotated[Path, typer.Argument(help="Outcomes on the holdout's prompts: a log directory or a table.")],
+    column: Columns = None,
+    force: Annotated[bool, typer.Option("--force", help="Promote whatever the verdict; leaves a mark.")] = False,
+    why: Annotated[str, typer.Option(help="With --force: the reason, written on the version.")] = "",
     tracking_uri: TrackingUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a router the champion if it is better than the present one on the same held-out prompts."""
+    """Make a router the champion if it is surely better than the present one on the champion's holdout prompts.
+
+    The exit code is 0 where the router is the champion now, 1 where it was refused.
+    """
+    from ..strategies.errors import ConfigError
     from .commands import promote as run
 
-    _print(run(candidate, source, tracking_uri=tracking_uri), as_json)
+    if why and not force:
+        raise ConfigError("--why is the reason of --force: give both, or neither")
+    proposed = run(candidate, source, mapping=column or [], force=force, why=why, tracking_uri=tracking_uri)
+    _print(proposed, as_json)
+    raise typer.Exit(0 if proposed.promoted else 1)
+
+
+@app.command()
+def rollback(
+    why: Annotated[str, typer.Option(help="The reason, written on the version that has to go.")] = "",
+    tracking_uri: TrackingUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the champion before the present one champion again."""
+    from .champions import rollback as run
+
+    _print(run(why, tracking_uri=tracking_uri), as_json)
 
 
 @app.command()

@@ -25,8 +25,8 @@ from ..router.router import RoutedResult, Router, threshold_policy
 from ..strategies import ArmSpec, VerifierSpec, open_backends, open_verifiers
 from ..strategies.base import SamplingParams
 from ..strategies.errors import ConfigError, InputError, TableError
+from . import champions, registry, tracking
 from . import collect as collecting
-from . import tracking
 from .config import Config
 from .evaluate import Evaluation, Skipped, evaluate_router, families_left_out
 from .evaluate import evaluate as cross_fitted
@@ -36,8 +36,6 @@ from .importing import import_table as read_long_table
 from .log import Log
 from .matrix import OutcomeMatrix
 from .progress import StageProgress, bars
-from .promote import Verdict
-from .promote import promote as judged
 from .prompt_sets import read_prompts
 from .report import Report
 
@@ -270,16 +268,14 @@ class TrainReport:
     report: Report
     run_id: str
     tracking_uri: str
-    model_version: str | None
-    verdict: Verdict | None
+    proposed: champions.Proposed | None
 
     def text(self) -> str:
         """For people."""
         lines = [self.report.text(), "", f"router {self.router_version} in {self.out}"]
         lines.append(f"MLflow run {self.run_id} in {self.tracking_uri}")
-        if self.model_version is not None and self.verdict is not None:
-            became = "champion" if self.verdict.promote else "challenger"
-            lines.append(f"registered as howhard-router version {self.model_version}, {became}: {self.verdict.reason}")
+        if self.proposed is not None:
+            lines.append(self.proposed.text())
         lines.append(f'next: howhard route "PROMPT" --router {self.out}')
         return "\n".join(lines)
 
@@ -292,8 +288,7 @@ class TrainReport:
             "seed": self.seed,
             "run_id": self.run_id,
             "tracking_uri": self.tracking_uri,
-            "model_version": self.model_version,
-            "verdict": None if self.verdict is None else self.verdict.to_dict(),
+            "proposed": None if self.proposed is None else self.proposed.to_dict(),
             **self.report.to_dict(),
         }
 
@@ -329,7 +324,9 @@ def train(
         log = tracking.log_from_runs(kept, runs=runs, experiment=experiment, uri=tracking_uri)
         source = _source_of(log, experiment or ", ".join(runs))
     matrix = source.matrix
-    held = held_out(matrix.clusters, holdout)
+    uri = tracking.resolve_uri(tracking_uri)
+    fixed = champions.champion_holdout(uri) if register else None
+    held = champions.kept_out(held_out(matrix.clusters, holdout), matrix, fixed)
     if not held.any() or held.all():
         raise TableError(f"{len(matrix)} prompts: too few to hold a share of {holdout:g} of them out")
     learned = matrix.rows(~held)
@@ -358,7 +355,6 @@ def train(
     )
     figure = out.with_suffix(".png")
     report.plot(figure)
-    uri = tracking.resolve_uri(tracking_uri)
     run_id = tracking.log_training(
         out,
         params={"settings": msgspec.to_builtins(fitted.settings), "holdout": holdout, "seed": seed},
@@ -368,10 +364,10 @@ def train(
         files=[figure],
         uri=uri,
     )
-    version = verdict = None
+    proposed = None
     if register:
-        verdict = judged(router, _champion(uri), matrix.rows(held), seed=seed)
-        version = _register(run_id, verdict, uri)
+        enrol = partial(registry.register_router, run_id, uri=uri)
+        proposed = champions.propose(champions.contender(out), matrix, enrol, uri=uri, seed=seed)
     return TrainReport(
         out=out,
         router_version=router.version,
@@ -380,8 +376,7 @@ def train(
         report=report,
         run_id=run_id,
         tracking_uri=uri,
-        model_version=version,
-        verdict=verdict,
+        proposed=proposed,
     )
 
 
@@ -400,18 +395,6 @@ def _fresh(out: Path, write: Callable[[Path], Any]) -> Path:
         raise
     shutil.rmtree(old)
     return out
-
-
-def _champion(uri: str) -> Router | None:
-    if tracking.version_of("champion", uri=uri) is None:
-        return None
-    return Router.load(f"models:/{tracking.MODEL}@champion", tracking_uri=uri)
-
-
-def _register(run_id: str, verdict: Verdict, uri: str) -> str:
-    version = tracking.register_router(run_id, uri=uri)
-    tracking.set_alias("champion" if verdict.promote else "challenger", version, uri=uri)
-    return version
 
 
 def _rules(router: Router) -> dict[str, Policy]:
@@ -596,28 +579,32 @@ def import_table(table: Path, log: Path, mapping: Sequence[str], *, average_samp
     return ImportReport(log, len(imported.prompts), outcomes, samples, imported.notes)
 
 
-@dataclass(frozen=True, slots=True)
-class PromoteReport:
-    """A verdict, and what became of it in the registry."""
+def promote(
+    candidate: str | Path,
+    source: Path,
+    *,
+    mapping: Sequence[str] = (),
+    force: bool = False,
+    why: str = "",
+    tracking_uri: str | None = None,
+) -> champions.Proposed:
+    """Judge a router against the champion on the holdout's outcomes, and move the registry's aliases accordingly.
 
-    verdict: Verdict
-    model_version: str | None
-
-    def text(self) -> str:
-        """For people."""
-        if self.verdict.promote:
-            return f"promoted: howhard-router version {self.model_version} is the champion; {self.verdict.reason}"
-        return f"not promoted (registered as version {self.model_version}, challenger): {self.verdict.reason}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For programs."""
-        return {**self.verdict.to_dict(), "model_version": self.model_version}
-
-
-def promote(candidate: str | Path, source: Path, *, tracking_uri: str | None = None) -> PromoteReport:
-    """Judge a router against the champion on held-out outcomes, and move the registry's aliases accordingly."""
+    candidate : a directory, which is registered as a new version, or a version that is registered already
+                ("models:/howhard-router@challenger"). force : promote whatever the verdict, and write `why` on it.
+    """
     uri = tracking.resolve_uri(tracking_uri)
-    router = Router.load(candidate)
-    verdict = judged(router, _champion(uri), load_source(source).matrix)
-    run_id = tracking.log_training(candidate, source=str(source), uri=uri, name="promotion")
-    return PromoteReport(verdict, _register(run_id, verdict, uri))
+    router = champions.contender(candidate, uri=uri)
+    table = load_source(source, mapping)
+
+    def enrol() -> str:
+        known = champions.registered_version(router.source)
+        if known is not None:
+            return known
+        run_id = tracking.log_training(
+            router.source, outcomes=table.outcomes, source=table.name, uri=uri, name="promotion", kind="promotion"
+        )
+        return registry.register_router(run_id, uri=uri)
+
+    forced = (why or "no reason given") if force else None
+    return champions.propose(router, table.matrix, enrol, uri=uri, force=forced)

@@ -1,10 +1,11 @@
 """Let a new router take the champion's place only where it is surely better on the same held-out prompts.
 
-What is compared is utility at the CHAMPION's objective, paired by prompt; the registry itself is tracking.py's.
+What is compared is utility at the CHAMPION's objective, paired by prompt, on the prompts that are recorded with the
+champion. A contest that would not be fair is refused, with the reason. champions.py does what follows from a verdict.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,25 +16,31 @@ from ..router.policy import guarded_gain
 from ..strategies.errors import InputError, TableError
 from .curves import Interval, interval, resampling_weights
 from .evaluate import RouterLike
+from .holdout import Holdout
 from .matrix import OutcomeMatrix
+from .provenance import prompt_keys, trained_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """Whether a candidate takes the champion's place, and why.
 
-    reason     : a sentence.
+    reason     : a sentence. remedy : what to do about it, "" where it is promoted.
     difference : of utility per prompt, candidate minus champion, with its paired bootstrap interval; None where there
                  is no champion, or the two cannot be compared.
     candidate, champion : mean (quality, cost) of their picks; None where they were not compared.
+    holdout    : the prompts that they were judged on, or, of a first champion, that later contests are judged on; None
+                 where there was no fair contest.
     """
 
     promote: bool
     reason: str
     n_prompts: int
+    remedy: str = ""
     difference: Interval | None = None
     candidate: tuple[float, float] | None = None
     champion: tuple[float, float] | None = None
+    holdout: Holdout | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -41,11 +48,82 @@ class Verdict:
         return {
             "promote": self.promote,
             "reason": self.reason,
+            "remedy": self.remedy,
             "n_prompts": self.n_prompts,
             "difference": None if d is None else {"mean": d.mean, "low": d.low, "high": d.high},
             "candidate": self.candidate,
             "champion": self.champion,
+            "holdout": None
+            if self.holdout is None
+            else {"version": self.holdout.version, "prompts": len(self.holdout)},
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Contender:
+    """A router in a contest.
+
+    files   : of its directory: they tell which prompts it was trained on. source : where it was loaded from.
+    holdout : of a champion: the prompts that it was judged on; None where that was not recorded.
+    """
+
+    router: RouterLike
+    files: Mapping[str, bytes]
+    source: str = ""
+    holdout: Holdout | None = None
+
+    def saw(self, table: OutcomeMatrix) -> np.ndarray | None:
+        """Which prompts of a table, bool (n,), it was trained on; None where it does not tell."""
+        return trained_on(self.files, prompt_keys(table.texts))
+
+
+def judge(candidate: Contender, champion: Contender | None, table: OutcomeMatrix, *, seed: int = 0) -> Verdict:
+    """Find the prompts that both may be judged on, and judge.
+
+    table : outcomes, on whatever prompts. With a champion whose holdout is recorded, exactly that holdout is taken from
+            it; else all prompts that neither of the two was trained on.
+
+    Refused, with reason and remedy: a candidate that does not tell what it was trained on, or was trained on the
+    champion's holdout; a table that lacks some of the holdout, or outcomes of an arm that one of the two may pick.
+    """
+    saw = candidate.saw(table)
+    if saw is None:
+        return _refused(
+            "the candidate does not tell which prompts it was trained on", "train it anew with this howhard"
+        )
+    fixed = None if champion is None else champion.holdout
+    if fixed is None:
+        theirs = None if champion is None else champion.saw(table)
+        fair = ~saw if theirs is None else ~(saw | theirs)
+        if not fair.any():
+            return _refused(
+                f"all {len(table)} prompts of the table were used in training",
+                "give outcomes on prompts that were held out: those of `howhard train --holdout`, or new ones",
+            )
+        fixed = Holdout.of(table.rows(fair))
+    else:
+        missing = fixed.missing(table)
+        if missing:
+            return _refused(
+                f"the champion was judged on {len(fixed):,} prompts, of which the table lacks {missing:,}",
+                "give the log that holds them all, so that both are judged on the same prompts",
+            )
+        fair = fixed.within(table)
+        leaked = int((saw & fair).sum())
+        if leaked:
+            return _refused(
+                f"the candidate was trained on {leaked:,} of the {len(fixed):,} prompts that the champion is judged on",
+                "train it with `howhard train` on the same log and tracking store: it keeps the champion's holdout out",
+            )
+    try:
+        found = promote(candidate.router, None if champion is None else champion.router, table.rows(fair), seed=seed)
+    except InputError as exc:
+        return _refused(f"the two cannot be compared: {exc}", "log what is missing on the holdout's prompts")
+    return replace(found, holdout=fixed)
+
+
+def _refused(reason: str, remedy: str) -> Verdict:
+    return Verdict(promote=False, reason=reason, remedy=remedy, n_prompts=0)
 
 
 def promote(
@@ -75,7 +153,10 @@ def promote(
         ours, theirs = (_picks(r, table, objective) for r in (candidate, champion))
     except InputError as exc:
         return Verdict(
-            promote=False, reason=f"at the champion's objective it cannot decide: {exc}", n_prompts=len(table)
+            promote=False,
+            reason=f"at the champion's objective it cannot decide: {exc}",
+            remedy="train it on a log that holds what the champion's objective asks for",
+            n_prompts=len(table),
         )
     rows = np.arange(len(table))
     seconds = _seconds(table, np.union1d(ours, theirs)) if objective.price_of_second else np.zeros_like(table.cost)
@@ -87,13 +168,16 @@ def promote(
         objective=objective,
         guard=0.0,
     )
-    weights = resampling_weights(rows, draws=draws, seed=seed)
+    # Prompts that ask the same thing are one draw of the bootstrap.
+    units = np.unique(np.asarray(table.clusters, dtype=str), return_inverse=True)[1]
+    weights = resampling_weights(units, draws=draws, seed=seed)
     difference = interval(float(gain.mean()), weights @ gain)
     better = difference.low > 0
     found = f"{difference.mean:.4g} [{difference.low:.4g}, {difference.high:.4g}] per prompt on {len(table)} prompts"
     return Verdict(
         promote=better,
         reason=f"its utility is {'surely' if better else 'not surely'} above the champion's: {found}",
+        remedy="" if better else "keep the champion: more outcomes to learn from, or a larger holdout, may tell more",
         n_prompts=len(table),
         difference=difference,
         candidate=_means(table, ours),
@@ -107,7 +191,7 @@ def _arms(router: RouterLike, table: OutcomeMatrix) -> Sequence[str]:
 
 def _picks(router: RouterLike, table: OutcomeMatrix, objective: Objective) -> np.ndarray:
     """Column of `table` that the router picks on each prompt; exploration, where it is on, draws from a fixed seed."""
-    estimates: Estimates = router.estimate(table.texts)
+    estimates: Estimates = router.estimate(table.texts).at(objective)
     rng = np.random.default_rng(0) if router.policy.random else None
     index = router.policy.choose(estimates, objective, rng=rng).index
     return np.array([table.arms.index(a) for a in estimates.arms])[index]

@@ -1,4 +1,4 @@
-"""All of MLflow: one run per collection, one per training, their tables as parquet, and the registry of routers.
+"""MLflow's runs: one per collection, one per training, with their tables as parquet. The registry is registry.py's.
 
 The store is SQLite unless a setting or MLFLOW_TRACKING_URI says otherwise; nothing global is set, so a program that
 embeds howhard keeps its own MLflow settings. A router is registered as the plain directory that it is: no pickle,
@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -33,9 +33,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 EXPERIMENT = "howhard"
-MODEL = "howhard-router"
-"""The registered model; its aliases are "champion" and "challenger"."""
-
 _KIND = "howhard.kind"  # the tag that tells our runs from others in an experiment
 _NOISY = ("alembic", "mlflow", "sqlalchemy")
 
@@ -71,7 +68,7 @@ def log_collection(
     uri = resolve_uri(uri)
     prompts = log.prompts()
     held = {table: frame for table in tables.COLUMNS if not (frame := getattr(log, table)()).empty}
-    with _client(uri) as client:
+    with store(uri) as client:
         run_id = _continued(client, log, uri) or _new_run(client, uri, chosen, "collection", name or log.path.name)
         log.note(mlflow={"uri": uri, "run_id": run_id})
         _log_values(client, run_id, _flat(settings), _collection_metrics(log, held))
@@ -99,8 +96,12 @@ def log_training(
     uri: str | None = None,
     experiment: str = EXPERIMENT,
     name: str | None = None,
+    kind: Literal["training", "promotion"] = "training",
 ) -> str:
     """Record a training as one run and return the run's id; the router directory becomes the artifact "router".
+
+    Tags say what the router's manifest says of its origin: router_version, data_version (hash of what was learned from)
+    and code_version (howhard's, with the git commit where there is one).
 
     params   : nested values are flattened with dots. metrics : null and not finite ones are left out.
     outcomes : what was learned from, logged as dataset input; source : where it lies.
@@ -112,9 +113,17 @@ def log_training(
     router = Path(router)
     if not (router / "manifest.json").is_file():
         raise InputError(f"{router} holds no router: train writes one before it is logged")
+    manifest = json.loads((router / "manifest.json").read_text(encoding="utf-8"))
     uri = resolve_uri(uri)
-    with _client(uri) as client:
-        run_id = _new_run(client, uri, experiment, "training", name or router.name)
+    with store(uri) as client:
+        run_id = _new_run(client, uri, experiment, kind, name or router.name)
+        for tag, value in (
+            ("router_version", manifest.get("router_version")),
+            ("data_version", manifest.get("training", {}).get("data_version")),
+            ("code_version", manifest.get("howhard_version")),
+        ):
+            if value:
+                client.set_tag(run_id, f"howhard.{tag}", value)
         if parents:
             client.set_tag(run_id, "howhard.collections", ",".join(parents))
         _log_values(client, run_id, _flat(params or {}), dict(metrics or {}))
@@ -134,7 +143,7 @@ def log_training(
 def collection_runs(experiment: str = EXPERIMENT, *, uri: str | None = None) -> list[str]:
     """Ids of an experiment's collection runs, oldest first. Raises TableError when there is none."""
     uri = resolve_uri(uri)
-    with _client(uri) as client:
+    with store(uri) as client:
         found = client.get_experiment_by_name(experiment)
         runs = []
         if found is not None:
@@ -148,7 +157,9 @@ def collection_runs(experiment: str = EXPERIMENT, *, uri: str | None = None) -> 
                     [found.experiment_id], wanted, order_by=["attributes.start_time ASC"], page_token=page.token
                 )
     if not runs:
-        raise TableError(f"MLflow at {_shown(uri)}: experiment {experiment!r} has no collection: run `howhard collect`")
+        raise TableError(
+            f"MLflow at {without_password(uri)}: experiment {experiment!r} has no collection: run `howhard collect`"
+        )
     return runs
 
 
@@ -174,7 +185,7 @@ def log_from_runs(
     log = Log(directory)
     notes: dict[str, Any] = {}
     for run_id in chosen:
-        with _client(uri) as client, tempfile.TemporaryDirectory(prefix="howhard-") as folder:
+        with store(uri) as client, tempfile.TemporaryDirectory(prefix="howhard-") as folder:
             found = _downloaded(client, uri, run_id, folder)
             manifest = json.loads((found / "manifest.json").read_text(encoding="utf-8"))
             tables.check_version(manifest.get("schema_version"), f"MLflow run {run_id}")
@@ -187,55 +198,11 @@ def log_from_runs(
     return log
 
 
-# ── the registry ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def register_router(run_id: str, *, uri: str | None = None, name: str = MODEL) -> str:
-    """Register the router of a training run as a new version of the model; returns the version.
-
-    Its source is the run's artifact directory "router": `models:/howhard-router/VERSION` downloads plain files.
-    Raises TableError for a run without a router.
-    """
-    from mlflow.exceptions import MlflowException
-
-    uri = resolve_uri(uri)
-    with _client(uri) as client:
-        run = client.get_run(run_id)
-        if not any(entry.path == "router" for entry in client.list_artifacts(run_id)):
-            raise TableError(f"MLflow run {run_id} has no artifact 'router': log it with log_training first")
-        try:
-            client.create_registered_model(name)
-        except MlflowException as exc:
-            if exc.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        version = client.create_model_version(name, source=f"{run.info.artifact_uri}/router", run_id=run_id)
-    return str(version.version)
-
-
-def set_alias(alias: str, version: str, *, uri: str | None = None, name: str = MODEL) -> None:
-    """Give an alias ("champion", "challenger") to a version; it leaves the version that had it."""
-    with _client(resolve_uri(uri)) as client:
-        client.set_registered_model_alias(name, alias, version)
-
-
-def version_of(alias: str, *, uri: str | None = None, name: str = MODEL) -> str | None:
-    """The version that bears an alias, None when none does (or nothing was ever registered)."""
-    from mlflow.exceptions import MlflowException
-
-    with _client(resolve_uri(uri)) as client:
-        try:
-            return str(client.get_model_version_by_alias(name, alias).version)
-        except MlflowException as exc:
-            if exc.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise
-
-
 # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextlib.contextmanager
-def _client(uri: str) -> "Iterator[MlflowClient]":
+def store(uri: str) -> "Iterator[MlflowClient]":
     """A client for one piece of work: silent, and with MLflow's exceptions translated.
 
     Raises ConfigError when MLflow is not installed.
@@ -256,7 +223,8 @@ def _client(uri: str) -> "Iterator[MlflowClient]":
         except (MlflowException, OSError) as exc:
             message = str(getattr(exc, "message", exc)).rstrip(".")
             raise WorldError(
-                f"MLflow at {_shown(uri)}: {message}. --tracking-uri or MLFLOW_TRACKING_URI names another store."
+                f"MLflow at {without_password(uri)}: {message}. "
+                "--tracking-uri or MLFLOW_TRACKING_URI names another store."
             ) from exc
 
 
@@ -275,7 +243,7 @@ def _silence() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def _shown(uri: str) -> str:
+def without_password(uri: str) -> str:
     """The URI without the password that it may hold."""
     scheme, separator, rest = uri.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri
@@ -377,7 +345,9 @@ def _downloaded(client: "MlflowClient", uri: str, run_id: str, folder: str) -> P
     try:
         client.get_run(run_id)
     except MlflowException as exc:
-        raise TableError(f"MLflow at {_shown(uri)} has no run {run_id!r}: see `{ui_command(_shown(uri))}`") from exc
+        raise TableError(
+            f"MLflow at {without_password(uri)} has no run {run_id!r}: see `{ui_command(without_password(uri))}`"
+        ) from exc
     if not any(entry.path == "tables/manifest.json" for entry in client.list_artifacts(run_id, "tables")):
         raise TableError(f"MLflow run {run_id} holds no collection: name a run that `howhard collect` made")
     return Path(

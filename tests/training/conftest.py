@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from howhard.training import tracking
+from howhard.training import registry
 from howhard.training.fit import Fitted, fit
 from howhard.training.matrix import OutcomeMatrix
 
@@ -86,7 +86,7 @@ def fitted(world: World) -> Fitted:
 def migrated_database(tmp_path_factory):
     """An empty MLflow store, made once: MLflow takes 6 to 9 seconds to make one."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracking.version_of("champion", uri=f"sqlite:///{path}")
+    registry.version_of("champion", uri=f"sqlite:///{path}")
     return path
 
 

@@ -57,7 +57,7 @@ def test_import_then_train_then_route_decides_with_the_new_router(table, capsys,
     words = ["train", tmp_path / "log", "--out", tmp_path / "router", "--value", "20", "--tracking-uri", store]
     code, out, _ = run(capsys, *words, "--no-register", "--json")
     assert code == 0
-    assert json.loads(out)["model_version"] is None
+    assert json.loads(out)["proposed"] is None
     words = ["route", "question 7 about cats", "--router", tmp_path / "router", "--decide-only", "--json"]
     code, out, _ = run(capsys, *words)
     decision = json.loads(out)["decision"]

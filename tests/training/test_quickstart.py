@@ -57,8 +57,8 @@ def test_a_second_run_draws_nothing_anew(report, directory):
     assert again.collected.collected.samples == again.collected.collected.runs == 0
     assert again.trained.router_version == report.trained.router_version
     assert again.collected.run_id == report.collected.run_id
-    assert not again.trained.verdict.promote
-    assert "not surely" in again.trained.verdict.reason
+    assert not again.trained.proposed.promoted
+    assert "not surely" in again.trained.proposed.verdict.reason
 
 
 def test_the_champion_is_loaded_from_mlflow(report):
@@ -71,7 +71,7 @@ def test_train_takes_a_collection_run_of_mlflow_as_its_input(report, tmp_path):
     uri, run = report.trained.tracking_uri, report.collected.run_id
     trained = train(None, tmp_path / "router", runs=[run], register=False, tracking_uri=uri, quiet=True)
     assert Router.load(tmp_path / "router").arms == Router.load(report.trained.out).arms
-    assert trained.model_version is None
+    assert trained.proposed is None
 
 
 def test_too_few_prompts_are_refused_before_anything_is_drawn(tmp_path):

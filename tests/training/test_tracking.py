@@ -1,5 +1,5 @@
+import json
 import logging
-import os
 import subprocess
 import sys
 
@@ -65,13 +65,15 @@ def builtins(spec):
 
 
 def run_of(uri, run_id):
-    with tracking._client(uri) as client:
+    with tracking.store(uri) as client:
         return client.get_run(run_id)
 
 
 def make_router(path):
     path.mkdir()
-    (path / "manifest.json").write_text('{"schema_version": 1}')
+    facts = {"data_version": "d" * 16}
+    manifest = {"router_version": "r" * 16, "howhard_version": "0.2.0+gabc", "training": facts}
+    (path / "manifest.json").write_text(json.dumps(manifest))
     (path / "quality.txt").write_text("tree")
     return path
 
@@ -108,7 +110,7 @@ def test_a_collection_that_is_continued_goes_on_in_its_run(uri, tmp_path):
         log.append_prompts([{"prompt_id": "q", "text": "more", "group": "g"}])
         assert tracking.log_collection(log, uri=uri) == first
         assert run_of(uri, first).data.metrics["prompts"] == 4
-        with tracking._client(uri) as client:
+        with tracking.store(uri) as client:
             client.delete_run(first)
         assert tracking.log_collection(log, uri=uri) != first
 
@@ -163,47 +165,24 @@ def test_a_training_is_one_run_with_the_router_its_plots_and_its_tables(uri, tmp
     assert run.data.params == {"value": "20.0", "model.trees": "200"}
     assert run.data.metrics == {"quality": 0.7, "best arm ___": 1.0}
     assert run.data.tags["howhard.collections"] == "abc"
+    assert run.data.tags["howhard.kind"] == "training"
+    assert run.data.tags["howhard.router_version"] == "r" * 16
+    assert run.data.tags["howhard.data_version"] == "d" * 16
+    assert run.data.tags["howhard.code_version"] == "0.2.0+gabc"
     assert run.inputs.dataset_inputs[0].dataset.name == "howhard-log"
-    with tracking._client(uri) as client:
+    with tracking.store(uri) as client:
         assert sorted(a.path for a in client.list_artifacts(run_id)) == ["plane.png", "router", "tables"]
     with pytest.raises(InputError, match="holds no router"):
         tracking.log_training(tmp_path / "nothing", uri=uri)
-
-
-def test_a_router_is_registered_as_a_plain_directory_and_found_by_its_alias(uri, tmp_path):
-    assert tracking.version_of("champion", uri=uri) is None
-    run_id = tracking.log_training(make_router(tmp_path / "router"), uri=uri)
-    first = tracking.register_router(run_id, uri=uri)
-    second = tracking.register_router(run_id, uri=uri)
-    assert (first, second) == ("1", "2")
-    assert tracking.version_of("champion", uri=uri) is None
-    tracking.set_alias("champion", first, uri=uri)
-    tracking.set_alias("challenger", second, uri=uri)
-    assert tracking.version_of("champion", uri=uri) == "1"
-    tracking.set_alias("champion", second, uri=uri)
-    assert tracking.version_of("champion", uri=uri) == "2"
-    import mlflow.artifacts
-
-    by_alias = mlflow.artifacts.download_artifacts(
-        "models:/howhard-router@champion", dst_path=str(tmp_path / "alias"), tracking_uri=uri
-    )
-    assert sorted(os.listdir(by_alias)) == ["manifest.json", "quality.txt"]
-
-
-def test_a_run_without_a_router_cannot_be_registered(uri, tmp_path):
-    with make_log(tmp_path / "log") as log:
-        run_id = tracking.log_collection(log, uri=uri)
-    with pytest.raises(TableError, match="has no artifact 'router'"):
-        tracking.register_router(run_id, uri=uri)
 
 
 def test_a_store_that_cannot_be_used_says_where_and_what_to_set_and_keeps_the_password(tmp_path, uri):
     blocked = tmp_path / "file"
     blocked.write_text("x")
     with pytest.raises(WorldError, match=r"MLflow at sqlite:///.*MLFLOW_TRACKING_URI"):
-        tracking.version_of("champion", uri=f"sqlite:///{blocked}/mlflow.db")
-    assert tracking._shown("https://me:secret@host:5000/x") == "https://host:5000/x"
-    with tracking._client(uri) as client:
+        tracking.collection_runs(uri=f"sqlite:///{blocked}/mlflow.db")
+    assert tracking.without_password("https://me:secret@host:5000/x") == "https://host:5000/x"
+    with tracking.store(uri) as client:
         client.delete_experiment(client.create_experiment("gone"))
     with pytest.raises(ConfigError, match="'gone' was deleted"):
         tracking.log_training(make_router(tmp_path / "router"), experiment="gone", uri=uri)
