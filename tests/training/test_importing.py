@@ -100,7 +100,7 @@ def test_what_was_imported_is_written_to_a_log_once(tmp_path):
         (lambda d: d.assign(correct=[0, None, 1, 1]), {}, "'quality', row 1: nan: a value is needed"),
         (lambda d: d.assign(arm=["a", "b", "c", None]), {}, "'arm', row 3: .*a value is needed"),
         (lambda d: d.assign(prompt=["a", "a", " ", "b"]), {}, "'prompt', row 2: ' ': no prompt"),
-        (lambda d: d.assign(arm="same"), {}, "rows 0 and 1 have the same key.*average repeated runs"),
+        (lambda d: d.assign(arm="same"), {}, "rows 0 and 1 have the same prompt, arm.*average repeated runs"),
         (lambda d: d.drop(columns="arm"), {}, "no column 'arm'.*--map arm=COLUMN"),
         (lambda d: d.rename(columns={"prompt": "promt"}), {}, "no column 'prompt'.*did you mean 'promt'"),
         (lambda d: d, {"qualty": "correct"}, "no field is called 'qualty'; did you mean 'quality'"),
