@@ -189,12 +189,16 @@ def _arms(router: RouterLike, table: OutcomeMatrix) -> Sequence[str]:
     return router.estimate(table.texts[:1]).arms
 
 
-def _picks(router: RouterLike, table: OutcomeMatrix, objective: Objective) -> np.ndarray:
-    """Column of `table` that the router picks on each prompt; exploration, where it is on, draws from a fixed seed."""
-    estimates: Estimates = router.estimate(table.texts).at(objective)
+def picked(router: RouterLike, texts: Sequence[str], objective: Objective) -> np.ndarray:
+    """Name of the arm that a router picks on each prompt, str (n,); exploration, where it is on, from a fixed seed."""
+    estimates: Estimates = router.estimate(texts).at(objective)
     rng = np.random.default_rng(0) if router.policy.random else None
-    index = router.policy.choose(estimates, objective, rng=rng).index
-    return np.array([table.arms.index(a) for a in estimates.arms])[index]
+    return np.array(estimates.arms)[router.policy.choose(estimates, objective, rng=rng).index]
+
+
+def _picks(router: RouterLike, table: OutcomeMatrix, objective: Objective) -> np.ndarray:
+    """Column of `table` that the router picks on each prompt."""
+    return np.array([table.arms.index(a) for a in picked(router, table.texts, objective)], dtype=int)
 
 
 def _seconds(table: OutcomeMatrix, picked: np.ndarray) -> np.ndarray:

@@ -190,6 +190,17 @@ def outcomes_file(world, tmp_path):
     return path
 
 
+def test_the_diff_command_reads_directories_and_registered_versions(routers, outcomes_file, uri, capsys):
+    promote_command(routers / "poor", outcomes_file, tracking_uri=uri)
+    words = ["diff", "models:/howhard-router@champion", str(routers / "good"), str(outcomes_file)]
+    assert main([*words, "--tracking-uri", uri]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("A: models:/howhard-router/1 (")
+    assert "B was trained on 300 of these prompts" in said
+    assert main([*words, "--tracking-uri", uri, "--value", "7", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["value"] == 7
+
+
 def test_the_commands_promote_refuse_force_and_roll_back(routers, outcomes_file, uri, capsys):
     table = str(outcomes_file)
 
