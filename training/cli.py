@@ -351,18 +351,43 @@ def route(
 
 @app.command("import")
 def import_(
-    table: Annotated[Path, typer.Argument(help="A long table, CSV or parquet: one row per prompt and arm.")],
-    log: Annotated[Path, typer.Option(help="The log directory to write.")] = Path("howhard-log"),
+    source: Annotated[str, typer.Argument(help="What to read, in one of the forms below.")],
+    log: Annotated[Path, typer.Option(help="The log directory to write, or to add to.")] = Path("howhard-log"),
     column: Columns = None,
+    table: Annotated[str | None, typer.Option(help="Of a database: the table, or SCHEMA.TABLE.")] = None,
     average_samples: Annotated[
-        bool, typer.Option(help="Average several rows of one prompt and arm; else they are an error.")
+        bool,
+        typer.Option(
+            "--average-samples",
+            help="Make an outcome of the mean of several draws of one prompt and arm (rows that a sample_index tells "
+            "apart, traces of one prompt); else they are kept as raw samples.",
+        ),
     ] = False,
+    without: Annotated[list[str] | None, typer.Option(help="Leave this arm out (repeatable).")] = None,
+    families: Annotated[
+        Path | None, typer.Option(help='Which groups are siblings: a CSV "group,family", or JSON {GROUP: FAMILY}.')
+    ] = None,
+    tracking_uri: TrackingUri = None,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """Turn any long table of outcomes into a log that `train` and `evaluate` read."""
-    from .commands import import_table as run
+) -> None:
+    r"""Turn what others logged into a log that `data`, `train` and `evaluate` read.
 
-    _print(run(table, log, column or [], average_samples=average_samples), as_json)
+    \b
+    FILE.csv, .parquet, .jsonl     a row per prompt and arm (--map FIELD=COLUMN), or RouterBench's wide table
+    FOLDER                         prompts.parquet with outcomes.parquet or samples.parquet, as howhard exports them
+    sqlite:///FILE --table NAME    a table of a database, postgresql+psycopg://HOST/NAME too; it is only read
+    traces:/EXPERIMENT             MLflow traces; --map quality=ASSESSMENT (true, false, yes, no, or in [0, 1]),
+                                   arm=TAG (else the model), prompt=KEY of the inputs, group=TAG, reference=EXPECTATION
+    datasets:/RUN_ID[/NAME]        a data set that an MLflow run logged as input; --map as for files
+    runs:/RUN_ID                   the tables that `howhard collect` logged in MLflow
+    """
+    from .commands import import_source as run
+
+    imported = run(
+        source, log, column or [], table=table, average_samples=average_samples, without=without or [],
+        families=families, tracking_uri=tracking_uri,
+    )  # fmt: skip
+    _print(imported, as_json)
 
 
 @app.command()

@@ -30,9 +30,11 @@ from . import collect as collecting
 from .config import Config
 from .evaluate import Evaluation, Skipped, evaluate_router, families_left_out
 from .evaluate import evaluate as cross_fitted
+from .families import families_from
 from .fit import fit, write_router
 from .halves import halves
-from .importing import import_table as read_long_table
+from .importing import import_source as read_source
+from .importing import read_table
 from .log import Log
 from .matrix import OutcomeMatrix
 from .progress import StageProgress, bars
@@ -202,23 +204,26 @@ class Source:
         return halves(self.log.samples(), self.log.prompts(), self.matrix, self.specs, self.verifiers)
 
 
-def load_source(path: Path, mapping: Sequence[str] = ()) -> Source:
-    """Read a log directory, or a long table with a column mapping ("FIELD=COLUMN").
+def load_source(path: Path, mapping: Sequence[str] = (), families: Mapping[str, str] | None = None) -> Source:
+    """Read a log directory, or a table in any form that `howhard import` knows, with a mapping ("FIELD=COLUMN").
+
+    families : group -> family, over what the log or the table says itself.
 
     Raises TableError for a path that holds neither, and InputError for a mapping that is not of that form.
     """
     if path.is_dir() or not path.exists():
         if mapping:
             raise InputError(f"--map is for tables; {path} is a log directory")
-        return _source_of(Log.open(path), path.name)
-    imported = read_long_table(path, _mapping(mapping), average_samples=True)
+        return _source_of(Log.open(path), path.name, families)
+    imported = read_table(path, _mapping(mapping), average_samples=True)
     if imported.outcomes is None:
         raise TableError(f"{path}: no outcome in the table")
-    matrix = OutcomeMatrix.of(imported.outcomes, imported.prompts)
+    known = {**imported.families, **(families or {})}
+    matrix = OutcomeMatrix.of(imported.outcomes, imported.prompts, families=known)
     return Source(name=path.name, outcomes=imported.outcomes, matrix=matrix, notes=imported.notes)
 
 
-def _source_of(log: Log, name: str) -> Source:
+def _source_of(log: Log, name: str, families: Mapping[str, str] | None = None) -> Source:
     notes = log.notes()
     arms = msgspec.convert(notes.get("arms", []), list[ArmSpec])
     verifiers = msgspec.convert(notes.get("verifiers", {}), dict[str, VerifierSpec])
@@ -226,7 +231,12 @@ def _source_of(log: Log, name: str) -> Source:
     return Source(
         name=name,
         outcomes=outcomes,
-        matrix=OutcomeMatrix.of(outcomes, log.prompts(), unit=notes.get("currency", "cost")),
+        matrix=OutcomeMatrix.of(
+            outcomes,
+            log.prompts(),
+            families={**notes.get("families", {}), **(families or {})},
+            unit=notes.get("currency", "cost"),
+        ),
         specs={arm.name: arm for arm in arms},
         verifiers=verifiers,
         backends=msgspec.convert(notes.get("backends", {}), dict[str, BackendFacts]),
@@ -563,16 +573,47 @@ class ImportReport:
     def text(self) -> str:
         """For people."""
         head = f"{self.log}: {self.prompts:,} prompts, {self.outcomes:,} outcomes, {self.samples:,} samples"
-        return "\n".join([head, *(f"Note: {note}." for note in self.notes), f"next: howhard evaluate {self.log}"])
+        return "\n".join([head, *(f"Note: {note}." for note in self.notes), f"next: howhard data {self.log}"])
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
         return {**{f: getattr(self, f) for f in self.__slots__}, "log": str(self.log)}
 
 
-def import_table(table: Path, log: Path, mapping: Sequence[str], *, average_samples: bool = False) -> ImportReport:
-    """Turn a long table into a log."""
-    imported = read_long_table(table, _mapping(mapping), average_samples=average_samples)
+def import_source(
+    source: str,
+    log: Path,
+    mapping: Sequence[str] = (),
+    *,
+    table: str | None = None,
+    average_samples: bool = False,
+    without: Sequence[str] = (),
+    families: Path | None = None,
+    tracking_uri: str | None = None,
+) -> ImportReport:
+    """Turn what others logged into a log: any source that howhard.training.importing knows, or runs:/RUN_ID of MLflow.
+
+    families : a file that says which groups are siblings, see `families_from`; the log keeps it.
+    """
+    known = {} if families is None else families_from(families)
+    if source.startswith("runs:/"):
+        if mapping or table or without or average_samples:
+            raise InputError(
+                "a run of `howhard collect` is taken as it is: --map, --table, --without, --average-samples "
+                "are for other sources"
+            )
+        with tracking.log_from_runs(log, runs=[source.removeprefix("runs:/").strip("/")], uri=tracking_uri) as made:
+            made.note(families={**made.notes().get("families", {}), **known})
+            return ImportReport(log, len(made.prompts()), len(made.outcomes()), len(made.samples()), ())
+    imported = read_source(
+        source,
+        _mapping(mapping),
+        table=table,
+        average_samples=average_samples,
+        without=without,
+        families=known,
+        tracking_uri=tracking_uri,
+    )
     with Log(log) as opened:
         imported.write(opened)
     outcomes, samples = (0 if part is None else len(part) for part in (imported.outcomes, imported.samples))
