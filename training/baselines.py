@@ -1,17 +1,22 @@
 """What a router must beat, each brought to the same form: estimates that go through the same policy and table.
 
+Most decide as the router does, guarded by their standard errors. The peers' ways (ridge, the difficulty probe, the
+counts) claim none: with errors of 0 the policy takes the plain argmax, as they do.
+
 A `Forecaster` learns from training prompts and gives `Estimates` for others. Fixed arms, the shuffled control and the
 oracles are not forecasters: they need no learning, only the outcomes (`shuffled`, `oracle_picks`). The mix hull lives
 in curves.py, the router itself in fit.py.
 """
 
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..router.estimates import Estimates
-from ..router.features import Features
+from ..router.estimates import Estimates, FixedArms
+from ..router.features import Features, SparseRows
 from .clusters import k_means, squared_distances
 from .folds import fold_of
 from .matrix import OutcomeMatrix
@@ -72,7 +77,8 @@ class CellForecaster:
 
         (n_cell * mean_cell + strength * mean_all) / (n_cell + strength)
 
-    name     : "length", "cluster", "group": which cells. A cell that training has not seen has the arms' means.
+    name     : which cells: "length", "cluster", "group", "difficulty probe" or "no features". A cell that training
+               has not seen has the arms' means.
     strength : prompts that the overall mean counts for.
     """
 
@@ -86,21 +92,21 @@ class CellForecaster:
 
     def learn(self, train: OutcomeMatrix, features: Features, seed: int) -> "_Learned":
         """Learn without inner folds."""
-        assign = _CELLS[self.name](train, features, self.n_cells, seed)
-        cell = assign(train, features)
-        k = int(cell.max()) + 1
-        quality, cost, spread = (np.empty((k + 1, len(train.arms))) for _ in range(3))
-        fallback = train.best_arm
-        everywhere = _moments(train, np.ones(len(train)), fallback)
+        cell, assign = _CELLS[self.name](train, features, self.n_cells, seed)
+        k, a = int(cell.max()) + 1, len(train.arms)
+        quality, cost, spread = np.empty((k + 1, a)), np.empty((k + 1, a)), np.zeros((k + 1, a, a))
+        everywhere = _moments(train.quality, train.cost, train)
         quality[k], cost[k], spread[k] = everywhere
         for i in range(k):
-            inside = (cell == i).astype(float)
-            n = inside.sum()
-            q, c, s = _moments(train, inside, fallback) if n else everywhere
+            inside = np.flatnonzero(cell == i)
+            n = len(inside)
+            q, c, s = _moments(train.quality[inside], train.cost[inside], train) if n else everywhere
             weight = n / (n + self.strength)
             quality[i] = weight * q + (1 - weight) * everywhere[0]
             cost[i] = weight * c + (1 - weight) * everywhere[1]
             spread[i] = s
+        if self.name in _UNGUARDED:
+            spread[:] = 0
 
         def look_up(prompts: OutcomeMatrix, x: Features) -> Estimates:
             at = assign(prompts, x)
@@ -130,8 +136,7 @@ class NearestForecaster:
         scale = _Scaler(features.dense)
         known = scale(features.dense)
         k = min(self.k, len(train))
-        fallback = train.best_arm
-        everywhere = _moments(train, np.ones(len(train)), fallback)
+        everywhere = _moments(train.quality, train.cost, train)
         has = ~np.isnan(train.quality)
         quality, cost = np.nan_to_num(train.quality), np.nan_to_num(train.cost)
 
@@ -143,49 +148,177 @@ class NearestForecaster:
             mean_c = cost[at].sum(axis=1) / np.maximum(n, 1)
             q = weight * mean_q + (1 - weight) * everywhere[0]
             c = weight * mean_c + (1 - weight) * everywhere[1]
-            # The spread of the differences, by one variance per arm: k neighbours are too few for one each.
-            se = everywhere[2] * np.sqrt(len(train) / np.maximum(n, 1)) * weight
+            # The spread of the differences, by one variance per pair: k neighbours are too few for one each.
+            fewest = np.minimum(n[:, :, None], n[:, None, :])
+            share = fewest / (fewest + self.strength)
+            se = everywhere[2] * np.sqrt(len(train) / np.maximum(fewest, 1)) * share
             return _estimates(train, q, c, se)
 
         return look_up
 
 
-def standard_baselines(train_families: int) -> list[Forecaster]:
-    """The learned baselines of every table; group means only where there is more than one group to tell apart."""
+@dataclass(frozen=True, slots=True)
+class RidgeForecaster:
+    """Ridge regression of every arm's quality on TF-IDF of words and pairs of words: the peers' strongest cheap router.
+
+    Quality is clipped to [0, 1]; an arm's cost is its mean. Inner folds share the words' weights, which know no
+    outcome.
+    """
+
+    name: str = "TF-IDF ridge"
+    alpha: float = 1.0
+
+    def fit(self, train: OutcomeMatrix, features: Features, *, seed: int) -> Forecast:
+        """Learn the words, and the weights."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        words = TfidfVectorizer(
+            ngram_range=(1, 2), sublinear_tf=True, max_features=50_000, token_pattern=r"(?u)\w+|[^\w\s]"
+        )
+        try:
+            x = words.fit_transform(train.texts)
+        except ValueError:  # not one word in all the prompts
+            return CellForecaster("no features", n_cells=0).fit(train, features, seed=seed)
+
+        def estimates(weights: "_Linear", rows: object) -> Estimates:
+            quality = weights(rows)
+            cost = np.broadcast_to(train.arm_cost, quality.shape)
+            return _estimates(train, quality, cost, np.zeros((*quality.shape, quality.shape[1])))
+
+        fold = fold_of(train.families, split="prompt", folds=4, seed=seed, clusters=train.clusters)
+        parts = []
+        for k in range(int(fold.max()) + 1):
+            inside, outside = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
+            parts.append((inside, estimates(_ridge(x[outside], train.quality[outside], self.alpha), x[inside])))
+        whole = _ridge(x, train.quality, self.alpha)
+
+        def look_up(prompts: OutcomeMatrix, x: Features) -> Estimates:
+            return estimates(whole, words.transform(prompts.texts))
+
+        return _CrossFitted(look_up, stitch(parts, train))
+
+
+def quick_baselines(train_groups: int) -> list[Forecaster]:
+    """The learned baselines of every evaluation; group means only where there is more than one group to tell apart."""
     found: list[Forecaster] = [
+        CellForecaster("no features", n_cells=0),
         CellForecaster("length"),
         CellForecaster("cluster", n_cells=12),
         NearestForecaster(),
     ]
-    if train_families > 1:
+    if train_groups > 1:
         found.append(CellForecaster("group", n_cells=0))
     return found
+
+
+def standard_baselines(train_groups: int) -> list[Forecaster]:
+    """The quick ones, and the two that fit on the prompts' words: ridge and the difficulty probe."""
+    return [RidgeForecaster(), CellForecaster("difficulty probe"), *quick_baselines(train_groups)]
 
 
 # ── how cells are found ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _length_cells(train: OutcomeMatrix, features: Features, n_cells: int, seed: int):
+_Cells = tuple[np.ndarray, Callable[[OutcomeMatrix, Features], np.ndarray]]
+"""The cells of the training prompts, and what finds those of others."""
+
+
+def _length_cells(train: OutcomeMatrix, features: Features, n_cells: int, seed: int) -> _Cells:
     """Quantile bins of the number of characters."""
     length = np.array([len(t) for t in train.texts], dtype=float)
     edges = np.unique(np.quantile(length, np.arange(1, n_cells) / n_cells))
-    return lambda prompts, x: np.searchsorted(edges, [len(t) for t in prompts.texts], side="right")
+
+    def assign(prompts: OutcomeMatrix, x: Features) -> np.ndarray:
+        return np.searchsorted(edges, [len(t) for t in prompts.texts], side="right")
+
+    return assign(train, features), assign
 
 
-def _cluster_cells(train: OutcomeMatrix, features: Features, n_cells: int, seed: int):
+def _cluster_cells(train: OutcomeMatrix, features: Features, n_cells: int, seed: int) -> _Cells:
     """k-means of the standardised features."""
     scale = _Scaler(features.dense)
     centres = k_means(scale(features.dense), min(n_cells, max(2, len(train) // 20)), seed)
-    return lambda prompts, x: squared_distances(scale(x.dense), centres).argmin(axis=1)
+
+    def assign(prompts: OutcomeMatrix, x: Features) -> np.ndarray:
+        return squared_distances(scale(x.dense), centres).argmin(axis=1)
+
+    return assign(train, features), assign
 
 
-def _group_cells(train: OutcomeMatrix, features: Features, n_cells: int, seed: int):
+def _group_cells(train: OutcomeMatrix, features: Features, n_cells: int, seed: int) -> _Cells:
     """The group column; a group that training has not seen has no cell."""
     number = {g: i for i, g in enumerate(sorted(set(train.groups)))}
-    return lambda prompts, x: np.array([number.get(g, -1) for g in prompts.groups])
+
+    def assign(prompts: OutcomeMatrix, x: Features) -> np.ndarray:
+        return np.array([number.get(g, -1) for g in prompts.groups])
+
+    return assign(train, features), assign
 
 
-_CELLS = {"length": _length_cells, "cluster": _cluster_cells, "group": _group_cells}
+def _no_cells(train: OutcomeMatrix, features: Features, n_cells: int, seed: int) -> _Cells:
+    """One cell: all that is known are the arms' counts."""
+    return np.zeros(len(train), dtype=int), lambda prompts, x: np.zeros(len(prompts), dtype=int)
+
+
+def _probe_cells(train: OutcomeMatrix, features: Features, n_cells: int, seed: int) -> _Cells:
+    """Bins of predicted difficulty: the failure of the cheapest arm, by a linear probe of the prompt.
+
+    The rule of Damani et al. 2024 (arXiv 2410.04707), "Learning How Hard to Think", offline: a probe predicts how hard
+    a prompt is, prompts are binned by it, and each bin is given the compute of the highest marginal reward under an
+    average budget, whose multiplier is lambda. Theirs reads the model's hidden state, this one the words. Training
+    prompts are binned by a probe that has not seen them.
+    """
+    x = _matrix(features.text)
+    y = train.quality[:, [int(np.argmin(train.arm_cost))]]
+    fold = fold_of(train.families, split="prompt", folds=4, seed=seed, clusters=train.clusters)
+    seen = np.empty(len(train))
+    for k in range(int(fold.max()) + 1):
+        inside, outside = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
+        seen[inside] = _ridge(x[outside], y[outside], 1.0)(x[inside])[:, 0]
+    probe = _ridge(x, y, 1.0)
+    edges = np.unique(np.quantile(seen, np.arange(1, n_cells) / n_cells))
+    return np.searchsorted(edges, seen, side="right"), lambda prompts, new: np.searchsorted(
+        edges, probe(_matrix(new.text))[:, 0], side="right"
+    )
+
+
+_CELLS: dict[str, Callable[[OutcomeMatrix, Features, int, int], _Cells]] = {
+    "length": _length_cells,
+    "cluster": _cluster_cells,
+    "group": _group_cells,
+    "no features": _no_cells,
+    "difficulty probe": _probe_cells,
+}
+_UNGUARDED = frozenset({"no features", "difficulty probe"})
+
+_Linear = Callable[[Any], np.ndarray]
+"""Sparse rows (n, d) -> clipped predictions (n, targets)."""
+
+
+def _ridge(x: Any, y: np.ndarray, alpha: float) -> _Linear:
+    """Ridge on sparse rows, target by target where outcomes are missing; predictions are clipped to [0, 1]."""
+    from sklearn.linear_model import Ridge
+
+    def fitted(rows: Any, targets: np.ndarray) -> Any:
+        return Ridge(alpha=alpha, solver="sparse_cg", tol=1e-3).fit(rows, targets)
+
+    known = ~np.isnan(y)
+    if known.all():
+        whole = fitted(x, y)
+        return lambda rows: np.clip(whole.predict(rows).reshape(-1, y.shape[1]), 0, 1)
+    each = [fitted(x[np.flatnonzero(k)], t[k]) if k.any() else None for k, t in zip(known.T, y.T, strict=True)]
+
+    def predict(rows: Any) -> np.ndarray:
+        columns = [np.full(rows.shape[0], 0.5) if m is None else m.predict(rows) for m in each]
+        return np.clip(np.stack(columns, axis=1), 0, 1)
+
+    return predict
+
+
+def _matrix(rows: SparseRows) -> Any:
+    from scipy.sparse import csr_matrix
+
+    return csr_matrix((rows.value, rows.index, rows.start), shape=(len(rows), rows.width))
 
 
 class _Scaler:
@@ -240,7 +373,7 @@ class _CrossFitted:
 
 
 def _cross_fit(learner: _Learner, train: OutcomeMatrix, x: Features, seed: int) -> _CrossFitted:
-    fold = fold_of(train.families, split="prompt", folds=4, seed=seed)
+    fold = fold_of(train.families, split="prompt", folds=4, seed=seed, clusters=train.clusters)
     parts = []
     for k in range(int(fold.max()) + 1):
         inside, outside = fold == k, fold != k
@@ -248,49 +381,68 @@ def _cross_fit(learner: _Learner, train: OutcomeMatrix, x: Features, seed: int) 
     return _CrossFitted(learner.learn(train, x, seed), stitch(parts, train))
 
 
-def stitch(parts: list[tuple[np.ndarray, Estimates]], train: OutcomeMatrix) -> Estimates:
-    """Put the estimates of folds together, in the order of `train`; each part comes with its mask (n,) of prompts.
+def stitch(parts: Sequence[tuple[np.ndarray, Estimates]], train: OutcomeMatrix) -> Estimates:
+    """Put the estimates of folds together, in the order of `train`; each part comes with its positions or mask of rows.
 
-    The fallback and reference arms of the whole are those of `train`; latencies are not stitched.
+    The fallback and reference arms, and what the arms gave on average, are those of `train`; latencies are not
+    stitched.
     """
-    quality, se, cost = (np.full(train.quality.shape, np.nan) for _ in range(3))
-    for inside, e in parts:
-        quality[inside], se[inside], cost[inside] = e.quality, e.benefit_se, e.cost
-    return _estimates(train, quality, cost, se)
+    n, a = train.quality.shape
+    quality, cost = np.full((n, a), np.nan), np.full((n, a), np.nan)
+    known = all(e.fixed is not None for _, e in parts)
+    se = np.full((n, a, a) if known else (n, a), np.nan)
+    flagged = all(e.familiar is not None for _, e in parts)
+    familiar = np.ones(n, dtype=bool)
+    for rows, e in parts:
+        quality[rows], cost[rows] = e.quality, e.cost
+        se[rows] = e.fixed.difference_se if known and e.fixed is not None else e.benefit_se
+        if flagged:
+            familiar[rows] = e.familiar
+    return _estimates(train, quality, cost, se, familiar if flagged else None)
 
 
-def _moments(train: OutcomeMatrix, weight: np.ndarray, fallback: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted mean quality and cost of each arm, and the standard error of its mean difference to the fallback.
+def _moments(quality: np.ndarray, cost: np.ndarray, train: OutcomeMatrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean quality and cost of each arm on some prompts (n, a), and standard errors (a, a) of the pairs' differences.
 
-    An arm without a row under the weights has its mean over all prompts.
+    An arm without a row among them has its mean over all of `train`.
     """
-    has = ~np.isnan(train.quality)
-    w = weight[:, None] * has
-    total = w.sum(axis=0)
-    safe = np.maximum(total, 1e-12)
-    quality = np.where(total > 0, (w * np.nan_to_num(train.quality)).sum(axis=0) / safe, train.arm_quality)
-    cost = np.where(total > 0, (w * np.nan_to_num(train.cost)).sum(axis=0) / safe, train.arm_cost)
-    difference = train.quality - train.quality[:, [fallback]]
-    both = ~np.isnan(difference)
-    w = weight[:, None] * both
-    n = np.maximum(w.sum(axis=0), 1.0)
-    d = np.nan_to_num(difference)
-    mean = (w * d).sum(axis=0) / n
-    # One pseudo-observation of the largest possible variance: two equal outcomes are no proof of certainty.
-    variance = ((w * (d - mean) ** 2).sum(axis=0) + 0.25) / (n + 1)
-    se = np.sqrt(variance / n)
-    se[fallback] = 0.0
-    return quality, cost, se
+    has = ~np.isnan(quality)
+    total = has.sum(axis=0)
+    safe = np.maximum(total, 1)
+    q = np.where(total > 0, np.nan_to_num(quality).sum(axis=0) / safe, train.arm_quality)
+    c = np.where(total > 0, np.nan_to_num(cost).sum(axis=0) / safe, train.arm_cost)
+    se = np.zeros((len(q), len(q)))
+    for i in range(len(q)):
+        both = has & has[:, [i]]
+        n = np.maximum(both.sum(axis=0), 1)
+        d = np.where(both, np.nan_to_num(quality) - np.nan_to_num(quality[:, [i]]), 0.0)
+        mean = d.sum(axis=0) / n
+        # One pseudo-observation of the largest possible variance: two equal outcomes are no proof of certainty.
+        variance = ((both * (d - mean) ** 2).sum(axis=0) + 0.25) / (n + 1)
+        se[i] = np.sqrt(variance / n)
+    np.fill_diagonal(se, 0.0)
+    return q, c, (se + se.T) / 2
 
 
-def _estimates(train: OutcomeMatrix, quality: np.ndarray, cost: np.ndarray, se: np.ndarray) -> Estimates:
-    se = np.array(se, dtype=float)
-    se[:, train.best_arm] = 0.0
+def _estimates(
+    train: OutcomeMatrix, quality: np.ndarray, cost: np.ndarray, se: np.ndarray, familiar: np.ndarray | None = None
+) -> Estimates:
+    """Estimates with the arms' means of `train`; `se` (n, a, a) of every pair, or (n, a) of the best arm alone."""
+    best = train.best_arm
+    pairs = se.ndim == 3
+    to_best = np.array(se[:, :, best] if pairs else se, dtype=float)
+    to_best[:, best] = 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # an arm that was never timed has no mean
+        seconds = np.nanmean(train.latency, axis=0)
+    fixed = FixedArms(quality=train.arm_quality, cost=train.arm_cost, seconds=seconds, difference_se=se)
     return Estimates(
         arms=train.arms,
         quality=quality,
-        benefit_se=se,
+        benefit_se=to_best,
         cost=cost,
-        fallback=train.arms[train.best_arm],
+        fallback=train.arms[best],
         reference=train.arms[int(np.argmin(train.arm_cost))],
+        fixed=fixed if pairs else None,
+        familiar=familiar,
     )

@@ -299,21 +299,51 @@ def train(
 
 @app.command()
 def evaluate(
-    source: Annotated[Path, typer.Argument(help="A log directory or an outcomes table.")],
+    sources: Annotated[list[Path], typer.Argument(help="Log directories or outcomes tables, one or many.")],
     router: Annotated[
         Path | None, typer.Option(help="Evaluate this router; default: cross-fit one, five folds.")
     ] = None,
     column: Columns = None,
-    split: Annotated[str, typer.Option(help="prompt, group (whole families left out), or both.")] = "both",
+    split: Annotated[
+        str, typer.Option(help="prompt, group (whole families left out), time, or both (prompt and group).")
+    ] = "both",
+    families: Annotated[
+        Path | None, typer.Option(help="Which groups are siblings: a CSV with the columns group and family.")
+    ] = None,
+    lambdas: Annotated[
+        str, typer.Option(help="Prices of compute: utility = quality - lambda * cost / dearest arm's mean cost.")
+    ] = "0.1,0.3",
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Also shuffled outcomes, refits, and 5 fold seeds: ten times the time.")
+    ] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Fold seeds: mean and spread of the gain.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Another router's picks: a CSV with prompt_id, arm and, where known, cost.")
+    ] = None,
     seed: Seed = 0,
-    plot: Annotated[Path | None, typer.Option(help="Write the cost-quality plane as a PNG here.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the cost-quality plane as a PNG here, and the other plots beside it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say with intervals what routing would have saved on a table of outcomes, beside every baseline."""
+    """Say whether routing is worth having on tables of outcomes, with intervals, beside everything it must beat."""
     from .commands import evaluate as run
 
-    report = run(source, router=router, mapping=column or [], split=split, seed=seed, plot=plot, quiet=as_json)
+    report = run(
+        sources, router=router, mapping=column or [], families=families, split=split, lambdas=_numbers(lambdas),
+        seeds=seeds, thorough=thorough, against=against, seed=seed, plot=plot, quiet=as_json,
+    )  # fmt: skip
     _print(report, as_json)
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers of "0.1,0.3"."""
+    from ..strategies.errors import InputError
+
+    try:
+        return [float(x) for x in text.split(",")]
+    except ValueError:
+        raise InputError(f"--lambdas {text!r}: write numbers with commas between, for instance 0.1,0.3") from None
 
 
 @app.command()
@@ -426,6 +456,26 @@ def rollback(
     from .champions import rollback as run
 
     _print(run(why, tracking_uri=tracking_uri), as_json)
+
+
+@app.command()
+def diff(
+    router_a: Annotated[
+        str, typer.Argument(help="A router: a directory, a shipped one, models:/howhard-router@champion.")
+    ],
+    router_b: Annotated[str, typer.Argument(help="The one that would take its place.")],
+    source: Annotated[Path, typer.Argument(help="Outcomes: a log directory or a table.")],
+    column: Columns = None,
+    value: Annotated[float | None, typer.Option(help="Value of a correct answer; default: A's objective.")] = None,
+    tracking_uri: TrackingUri = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show which prompts change arm between two routers, and what that costs or gains on logged outcomes."""
+    from .commands import diff as run
+
+    found = run(router_a, router_b, source, mapping=column or [], value=value, tracking_uri=tracking_uri, seed=seed)
+    _print(found, as_json)
 
 
 @app.command()

@@ -8,7 +8,7 @@ import asyncio
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,19 +27,25 @@ from ..strategies.base import SamplingParams
 from ..strategies.errors import ConfigError, InputError, TableError
 from . import champions, registry, tracking
 from . import collect as collecting
+from .against import check_picks, read_picks
 from .config import Config
-from .evaluate import Evaluation, Skipped, evaluate_router, families_left_out
-from .evaluate import evaluate as cross_fitted
-from .families import families_from
+from .dial import dialled, samples_per_prompt
+from .diff import Diff
+from .diff import diff as compared
+from .evaluate import Evaluation, Skipped, evaluate_router, evaluate_split, families_left_out
+from .families import families_from, family_of, merged_by_clusters
 from .fit import fit, write_router
+from .folds import SPLITS
 from .halves import halves
 from .importing import import_source as read_source
 from .importing import read_table
+from .judge import LAMBDAS, plain
 from .log import Log
 from .matrix import OutcomeMatrix
 from .progress import StageProgress, bars
 from .prompt_sets import read_prompts
-from .report import Report
+from .report import Report, summary_text
+from .worth import Line, summary
 
 Confirm = Callable[[str], bool]
 
@@ -197,6 +203,18 @@ class Source:
         kept = [i in wanted for i in self.outcomes["prompt_id"].tolist()]
         return replace(self, outcomes=self.outcomes.loc[kept], matrix=matrix)
 
+    def dialled(self) -> "Source":
+        """The same prompts with an arm for each number of samples that the log can tell of (see dial.py).
+
+        Raises InputError for a source without samples, or without an arm to dial.
+        """
+        if self.log is None:
+            raise InputError(f"{self.name} holds no samples to tell of other numbers of them: train it without --dial")
+        specs = dialled(self.specs, samples_per_prompt(self.log.samples(), self.specs))
+        outcomes = collecting.assemble(self.log, list(specs.values()), self.verifiers)
+        matrix = OutcomeMatrix.of(outcomes, self.log.prompts(), unit=self.matrix.unit)
+        return replace(self, outcomes=outcomes, matrix=matrix, specs=specs).only(self.matrix.prompt_ids)
+
     def halves(self) -> tuple[OutcomeMatrix, OutcomeMatrix] | None:
         """The same prompts and arms from two disjoint halves of the samples, where all arms can be derived."""
         if self.log is None:
@@ -314,6 +332,7 @@ def train(
     holdout: float = 0.25,
     register: bool = True,
     tracking_uri: str | None = None,
+    dial: bool = False,
     seed: int = 0,
     quiet: bool = False,
 ) -> TrainReport:
@@ -321,6 +340,7 @@ def train(
 
     source : a log directory or a table; or `runs` of MLflow, or all collections of an `experiment`, which then lie
              as a log beside the router.
+    dial   : learn of best-of-N and votes at every N that the log's samples can tell of, not at the log's alone.
     """
     if not 0 < holdout < 1:
         raise ConfigError(f"holdout={holdout}: it must lie inside (0, 1), for instance 0.25")
@@ -333,6 +353,8 @@ def train(
         kept = out.with_name(f"{out.name}-log")
         log = tracking.log_from_runs(kept, runs=runs, experiment=experiment, uri=tracking_uri)
         source = _source_of(log, experiment or ", ".join(runs))
+    if dial:
+        source = source.dialled()
     matrix = source.matrix
     uri = tracking.resolve_uri(tracking_uri)
     fixed = champions.champion_holdout(uri) if register else None
@@ -437,58 +459,111 @@ def _rows(pair: tuple[OutcomeMatrix, OutcomeMatrix] | None, mask: np.ndarray):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateReport:
-    """What routing would have saved on a table."""
+    """What routing would have saved on tables: a report each, and every verdict read together."""
 
-    report: Report
+    reports: tuple[Report, ...]
     notes: tuple[str, ...]
-    plot: Path | None
+    plots: tuple[Path, ...]
+
+    @property
+    def verdicts(self) -> tuple[Line, ...]:
+        """Every comparison with the best fixed arm, of all tables, splits and prices."""
+        return summary([(report.title.split(":")[0], report.done) for report in self.reports])
 
     def text(self) -> str:
         """For people."""
-        lines = [self.report.text(), *(f"Note: {note}." for note in self.notes)]
-        if self.plot is not None:
-            lines.append(f"plot: {self.plot}")
-        return "\n".join(lines)
+        several = len(self.reports) > 1
+        parts = [summary_text(self.verdicts), ""] if several and self.verdicts else []
+        for report in self.reports:
+            parts += [report.text(verdicts=not several), ""]
+        parts += [f"Note: {note}." for note in self.notes]
+        parts += [f"plot: {path}" for path in self.plots]
+        return "\n".join(parts).rstrip()
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
-        return {**self.report.to_dict(), "notes": list(self.notes), "plot": str(self.plot) if self.plot else None}
+        return {
+            "tables": [report.to_dict() for report in self.reports],
+            "verdicts": [plain(asdict(line)) for line in self.verdicts],
+            "notes": list(self.notes),
+            "plots": [str(path) for path in self.plots],
+        }
 
 
 def evaluate(
-    source: Path,
+    sources: Path | Sequence[Path],
     *,
     router: str | Path | None = None,
     mapping: Sequence[str] = (),
+    families: Path | None = None,
     split: str = "both",
+    lambdas: Sequence[float] = LAMBDAS,
+    seeds: int | None = None,
+    thorough: bool = False,
+    against: Path | None = None,
     seed: int = 0,
     plot: Path | None = None,
     quiet: bool = False,
 ) -> EvaluateReport:
-    """Judge a ready router on a table, or cross-fit one on it: with random prompts or whole families left out."""
-    if split not in ("prompt", "group", "both"):
-        raise ConfigError(f"split={split!r}: it must be prompt, group or both")
-    loaded = load_source(source, mapping)
-    matrix = loaded.matrix
-    if router is not None:
-        found: list[Evaluation | Skipped] = [
-            evaluate_router(Router.load(router), matrix, halves=loaded.halves(), seed=seed)
-        ]
-    else:
-        with bars(quiet=quiet) as progress:
-            found = _cross_fits(loaded, split, seed, progress)
-    report = Report(f"{loaded.name}: {len(matrix):,} prompts, {len(matrix.arms)} arms", found)
-    return EvaluateReport(report=report, notes=loaded.notes, plot=None if plot is None else report.plot(plot))
+    """Judge a ready router on tables, or cross-fit one on each: with random prompts or whole families left out.
+
+    families : file group -> family. split : prompt, group, time, or both (prompt and group).
+    lambdas  : prices of compute, cost in units of the dearest arm's mean.
+    seeds    : fold seeds of the cross-fits; None = 5 of a thorough evaluation, else 1.
+    thorough : also shuffled outcomes and refits; each takes as long as a cross-fit.
+    against  : another router's picks on the prompts of the one table.
+
+    An interrupt (Ctrl-C) keeps what is done, once something is.
+    """
+    sources = [sources] if isinstance(sources, Path) else list(sources)
+    if split not in (*SPLITS, "both"):
+        raise ConfigError(f"split={split!r}: it must be {', '.join(SPLITS)} or both")
+    if against is not None and len(sources) > 1:
+        raise ConfigError(f"--against compares on one table, {len(sources)} are given")
+    for price in lambdas:
+        if not (np.isfinite(price) and price > 0):
+            raise ConfigError(f"lambda={price:g}: it must be a finite number > 0, for instance 0.1")
+    rival = None if against is None else read_picks(against)
+    mapped = None if families is None else families_from(families)
+    options: dict[str, Any] = {"lambdas": tuple(lambdas), "seed": seed, "rival": rival}
+    further = {"fold_seeds": seeds or (5 if thorough else 1), "thorough": thorough}
+    reports, notes = [], []
+    with bars(quiet=quiet) as progress:
+        for path in sources:
+            loaded = load_source(path, mapping)
+            matrix = loaded.matrix if mapped is None else _in_families(loaded.matrix, mapped)
+            if rival is not None:
+                check_picks(rival, matrix)
+            notes += loaded.notes
+            name = loaded.name if len(sources) == 1 or loaded.log is not None else f"{path.parent.name}/{loaded.name}"
+            found: list[Evaluation | Skipped] = []
+            halves = loaded.halves()
+            try:
+                if router is not None:
+                    found.append(evaluate_router(Router.load(router), matrix, halves=halves, **options))
+                for one in () if router is not None else ("prompt", "group") if split == "both" else (split,):
+                    moving = partial(progress, f"{name[:18]} {one}" if len(sources) > 1 else f"{one} split")
+                    found.append(evaluate_split(matrix, one, halves=halves, progress=moving, **options, **further))
+            except KeyboardInterrupt:
+                if not (found or reports):
+                    raise
+                notes.append(f"interrupted: {name} and what follows are not complete")
+                if found:
+                    reports.append(Report(f"{name}: {len(matrix):,} prompts, {len(matrix.arms)} arms", found))
+                break
+            reports.append(Report(f"{name}: {len(matrix):,} prompts, {len(matrix.arms)} arms", found))
+    plots: list[Path] = []
+    if plot is not None:
+        for i, report in enumerate(reports):
+            at = plot if len(reports) == 1 else plot.with_name(f"{plot.stem}-{i + 1}{plot.suffix or '.png'}")
+            plots += report.plots(at)
+    return EvaluateReport(reports=tuple(reports), notes=tuple(dict.fromkeys(notes)), plots=tuple(plots))
 
 
-def _cross_fits(loaded: Source, split: str, seed: int, progress: StageProgress) -> list[Evaluation | Skipped]:
-    found: list[Evaluation | Skipped] = []
-    if split != "group":
-        moving = partial(progress, "random prompts left out")
-        found.append(cross_fitted(loaded.matrix, halves=loaded.halves(), seed=seed, progress=moving))
-    if split != "prompt":
-        found.append(families_left_out(loaded.matrix, seed=seed, progress=partial(progress, "families left out")))
-    return found
+def _in_families(matrix: OutcomeMatrix, families: Mapping[str, str]) -> OutcomeMatrix:
+    """The table with other families; those that share prompts are one all the same."""
+    named = [families.get(g) or family_of(g) for g in matrix.groups]
+    return replace(matrix, families=merged_by_clusters(named, matrix.clusters))
 
 
 # ── route ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -649,3 +724,23 @@ def promote(
 
     forced = (why or "no reason given") if force else None
     return champions.propose(router, table.matrix, enrol, uri=uri, force=forced)
+
+
+def diff(
+    router_a: str | Path,
+    router_b: str | Path,
+    source: Path,
+    *,
+    mapping: Sequence[str] = (),
+    value: float | None = None,
+    tracking_uri: str | None = None,
+    seed: int = 0,
+) -> Diff:
+    """Which prompts of a table change arm from one router to the other, and what that is worth.
+
+    value : of a correct answer; None = the objective of the first.
+    """
+    uri = tracking.resolve_uri(tracking_uri)
+    a, b = (champions.contender(router, uri=uri) for router in (router_a, router_b))
+    objective = None if value is None else a.router.objective.but(value=value)
+    return compared(a, b, load_source(source, mapping).matrix, objective=objective, seed=seed)

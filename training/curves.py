@@ -92,7 +92,7 @@ class Interval:
 def resampling_weights(units: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
     """Bootstrap weights, float32 (draws, n), each row summing to 1: `weights @ per_prompt` is one mean per draw.
 
-    units : int (n,), the resampling unit of each prompt: its own number (by prompt) or its family's (by group).
+    units : (n,), number or name of each prompt's resampling unit: its cluster (by prompt) or its family (by group).
     All figures of one table share one set of weights, so that every difference is paired.
     """
     _, member = np.unique(units, return_inverse=True)
@@ -101,6 +101,54 @@ def resampling_weights(units: np.ndarray, *, draws: int, seed: int) -> np.ndarra
     counts = np.stack([np.bincount(rng.integers(k, size=k), minlength=k) for _ in range(draws)]).astype(np.float32)
     weights = counts[:, member]
     return weights / weights.sum(axis=1, keepdims=True)
+
+
+class PairedMeans:
+    """Means per prompt with their bootstrap draws; all figures that share one instance are paired.
+
+    weights : (draws, n), as `resampling_weights` makes them.
+    """
+
+    def __init__(self, weights: np.ndarray) -> None:
+        self.weights = weights
+
+    def of(self, per_prompt: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Mean of (n,) or (n, k) and its draws (draws,) or (draws, k)."""
+        return per_prompt.mean(axis=0), self.weights @ per_prompt
+
+    def interval(self, per_prompt: np.ndarray) -> Interval:
+        """The mean of (n,) with its interval."""
+        return interval(*self.of(per_prompt))
+
+    def ratio(self, over: np.ndarray, under: np.ndarray) -> Interval:
+        """The ratio of the sums of two (n,), with its interval; NaN where the second sum is 0."""
+        mean, drawn = self.of(np.stack([over, under], axis=1))
+        return interval(ratio(mean[0], mean[1]), ratio(drawn[:, 0], drawn[:, 1]))
+
+
+def ratio(over: Any, under: Any) -> Any:
+    """The ratio of two figures or arrays, NaN where the second is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.asarray(over, float) / np.asarray(under, float)
+    found = np.where(np.isfinite(found), found, np.nan)
+    return float(found) if found.ndim == 0 else found
+
+
+def simultaneous(means: np.ndarray, drawn: np.ndarray, *, level: float = 0.95) -> tuple[Interval, ...]:
+    """Intervals of m figures that ALL hold at once with chance `level`: the max-t bootstrap.
+
+        mean_j +- c * s_j,    s_j = sd of the draws,    c = level quantile over draws of max_j |draw_j - mean_j| / s_j
+
+    means : (m,). drawn : (draws, m); columns of different data are drawn independently. A figure that never varies
+    keeps a width of 0. Source: Romano and Wolf 2005, "Stepwise multiple testing as formalized data snooping".
+    """
+    spread = drawn.std(axis=0)
+    varies = spread > 0
+    if not varies.any():
+        return tuple(Interval(float(m), float(m), float(m)) for m in means)
+    t = np.abs(drawn[:, varies] - means[varies]) / spread[varies]
+    c = float(np.quantile(t.max(axis=1), level))
+    return tuple(Interval(float(m), float(m - c * s), float(m + c * s)) for m, s in zip(means, spread, strict=True))
 
 
 def interval(mean: Any, drawn: np.ndarray) -> Interval:

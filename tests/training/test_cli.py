@@ -46,7 +46,7 @@ def test_evaluate_cross_fits_a_router_on_a_strangers_table(table, capsys, tmp_pa
     plot = tmp_path / "plane.png"
     code, out, _ = run(capsys, "evaluate", table, "--split", "prompt", "--plot", plot, "--json")
     assert code == 0
-    evaluation = json.loads(out)["evaluations"][0]
+    evaluation = json.loads(out)["tables"][0]["evaluations"][0]
     assert {"small", "large", "router", "oracle (peeks)"} <= {row["name"] for row in evaluation["rows"]}
     assert plot.read_bytes().startswith(b"\x89PNG")
 
