@@ -1,12 +1,11 @@
 """From a prompt's features to estimates of every arm.
 
-Quality and cost are each predicted by boosted trees POOLED over the arms: one row is a prompt's features
-followed by an arm's, so that what is learned of one arm's hard prompts serves the others. The files that a
-predictor is made of are written by `pack_predictor` and read by `Predictor.of`; howhard.training fits what
-goes into them.
+Quality is put together from components (components.py), each saying what the prompt adds to an arm's average; what it
+costs and takes is a multiple of the arm's mean. Here the parts are joined, packed into files and read again;
+howhard.training.fit fits them. A row of the estimates depends on its own prompt alone, to the last bit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,89 +13,77 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..strategies.errors import ArtifactError
+from ..strategies.errors import ArtifactError, InputError, nearest
 from .artifact import Manifest, pack_arrays, read_artifact, unpack_arrays
-from .estimates import Estimates, Floats
+from .components import Component
+from .estimates import Estimates, FixedArms, Floats
 from .familiarity import Familiarity
-from .features import FeatureSpec, featurize
-from .trees import BoundForest, read_forest
+from .features import Features, FeatureSpec, SparseRows, featurize
+from .linear import Amounts, LinearComponent
+from .neighbours import NeighboursComponent
+from .success import SuccessModel
+from .trees import TreesComponent
 
-COST_MODEL = "cost.txt"
-ARRAYS = "arms.npz"
-MAX_LOG_COST_RATIO = 12.0
-STRANGE_SE = 4.0
-"""Standard error of every difference on a prompt unlike the training prompts: a guard of 0.25 or more then holds the
-fallback arm, whatever the trees say, unless the cost saved is worth more than any answer."""
-_AS_IT_IS = frozenset({"regression", "regression_l1", "huber", "fair", "quantile", "mape"})
-
-
-def quality_model(bag: int) -> str:
-    """Return the file name of a bag's quality model."""
-    return f"quality-{bag}.txt"
+ARRAYS = "predictor.npz"
+WEIGHT = "weight_"
+"""Arrays of this prefix hold the weights of the components that are named behind it."""
 
 
-def pack_predictor(
-    *,
-    quality_models: Sequence[str],
-    cost_model: str,
-    arm_features: Floats,
-    cost_mean: Floats,
-    se_inflation: Floats,
-    calibration: tuple[Floats, Floats],
-    latency: Floats | None = None,
-    familiarity: Familiarity | None = None,
-) -> dict[str, bytes]:
-    """Return the files of a predictor: what write_artifact takes.
+def _neighbours(files: Mapping[str, bytes], *, name: str, arms: int, members: int) -> Component:
+    return NeighboursComponent.read(files, name=name)
 
-    quality_models : LightGBM text, one per bag; each reads [prompt features | arm features]. Objective binary
-                     or cross_entropy (its sigmoid is applied), or regression.
-    cost_model     : LightGBM text, regression: log(cost / the arm's mean cost), over the same columns.
-    arm_features   : (a, k). cost_mean : (a,) > 0. se_inflation : (a,) >= 0, factor on the bags' spread.
-    calibration    : knots x (m,) rising, y (m,) not falling: mean of the bags -> quality; straight lines
-                     between.
-    latency        : (a, q) seconds at the manifest's quantiles at the arm's mean cost, NaN for an arm never
-                     timed.
-    familiarity    : what the training prompts looked like; None = every prompt counts as familiar.
-    """
-    arrays: dict[str, NDArray[Any]] = {
-        "arm_features": np.asarray(arm_features, dtype=np.float64),
-        "cost_mean": np.asarray(cost_mean, dtype=np.float64),
-        "se_inflation": np.asarray(se_inflation, dtype=np.float64),
-        "calibration_x": np.asarray(calibration[0], dtype=np.float64),
-        "calibration_y": np.asarray(calibration[1], dtype=np.float64),
-    }
-    if latency is not None:
-        arrays["latency"] = np.asarray(latency, dtype=np.float64)
-    if familiarity is not None:
-        arrays["seen_mean"] = np.asarray(familiarity.mean, dtype=np.float64)
-        arrays["seen_weight"] = np.asarray(familiarity.weight, dtype=np.float64)
-        arrays["seen_centres"] = np.asarray(familiarity.centres, dtype=np.float64)
-        arrays["seen_limit"] = np.array([familiarity.limit], dtype=np.float64)
-    files = {quality_model(i): text.encode() for i, text in enumerate(quality_models)}
-    return {**files, COST_MODEL: cost_model.encode(), ARRAYS: pack_arrays(**arrays)}
+
+READERS: dict[str, Callable[..., Component]] = {
+    "cells": _neighbours,
+    "encoder": LinearComponent.read,
+    "neighbours": _neighbours,
+    "text": LinearComponent.read,
+    "trees": TreesComponent.read,
+    "trees_per_arm": TreesComponent.read,
+    "two_parameter": LinearComponent.read,
+}
+"""What makes a component of that name from the files, for so many arms and members."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Predictor:
-    """Trees and arrays in memory; settings only, safe to share between threads.
+    """Components and arrays in memory; settings only, safe to share between threads.
 
-    scales : (bags,) factor of each bag's sigmoid, NaN where the model predicts quality as it is.
-    The other arrays are those of `pack_predictor`.
+        z[n, a, k] = intercept_a + slope_a * sum_c weight_c * added_c[n, a, k]
+        quality    = mean over the members k of sigmoid(z)
+
+    components  : the ones that carry weight, () = every prompt has the arms' means. All have K members.
+    weights     : (c,) > 0. intercept : (a,), log-odds. slope : (a,) >= 0.
+    success     : what of the calibrated quality follows from the distribution of the chance of success; None = nothing.
+    inflation   : (a, a) >= 0, symmetric: factor on the members' spread of the difference of two arms.
+    floor       : (a, a) >= 0, symmetric: standard error of the difference that no agreement of the members removes.
+    strange_se  : (a, a) >= 0, symmetric: standard error of the differences on every unfamiliar prompt.
+    familiarity : what the training prompts looked like; None = every prompt counts as familiar.
+    fixed       : (3, a): mean quality, mean cost and mean seconds of the arms in training; seconds NaN where not timed.
+    tokens      : (a,), mean tokens of the arms, NaN where never logged.
+    amounts     : how many times its mean an arm spends on a prompt.
+    latency     : (a, q), seconds at `quantiles` where the arm spends its mean cost, NaN for an arm never timed; None
+                  where none was.
     """
 
     features: FeatureSpec
     arms: tuple[str, ...]
     fallback: str
     reference: str
-    quantiles: tuple[float, ...]
-    trees: BoundForest
-    scales: Floats
-    cost_mean: Floats
-    se_inflation: Floats
-    calibration_x: Floats
-    calibration_y: Floats
-    latency: Floats | None
-    familiarity: Familiarity | None = None
+    quantiles: tuple[float, ...] = ()
+    components: tuple[Component, ...]
+    weights: Floats
+    intercept: Floats
+    slope: Floats
+    success: SuccessModel | None = None
+    inflation: Floats
+    floor: Floats
+    strange_se: Floats
+    familiarity: Familiarity | None
+    fixed: Floats
+    tokens: Floats
+    amounts: Amounts
+    latency: Floats | None = None
 
     @classmethod
     def load(cls, directory: str | Path) -> "Predictor":
@@ -126,142 +113,161 @@ class Predictor:
         reference: str,
         quantiles: tuple[float, ...] = (),
     ) -> "Predictor":
-        """Make a predictor from the files of `pack_predictor`, no directory needed.
+        """Make a predictor from the files of `pack`, no directory needed; other files are not looked at.
 
         Raises ArtifactError for a missing file or array, a shape that does not fit, or a value out of range.
         """
-        bags = [quality_model(i) for i in range(len(files)) if quality_model(i) in files]
-        missing = [n for n in (quality_model(0), COST_MODEL, ARRAYS) if n not in files]
-        if missing:
-            raise ArtifactError(f"the router lacks {missing[0]}: train it anew")
-        names = [*bags, COST_MODEL]
-        forest = read_forest([_text(files[n], n) for n in names], names=names)
-        if not np.isnan(_scale(forest.objectives[-1], COST_MODEL)):
-            raise ArtifactError(f"{COST_MODEL} predicts a probability: it must be a regression of the log cost")
+        if ARRAYS not in files:
+            raise ArtifactError(f"the router lacks {ARRAYS}: train it anew")
         arrays = unpack_arrays(files[ARRAYS], what=ARRAYS)
         a, q = len(arms), len(quantiles)
-        wanted = {"arm_features": (a, None), "cost_mean": (a,), "se_inflation": (a,)}
-        wanted |= {"calibration_x": (None,), "calibration_y": (None,)}
+        shapes = {"members": (), "intercept": (a,), "slope": (a,), "fixed": (3, a), "tokens": (a,)}
+        shapes |= dict.fromkeys(("inflation", "floor", "strange_se"), (a, a))
         if q:
-            wanted["latency"] = (a, q)
-        if "seen_centres" in arrays:
-            seen = len(features.names)
-            wanted |= {"seen_mean": (seen,), "seen_weight": (seen,), "seen_centres": (None, seen), "seen_limit": (1,)}
-        for name, shape in wanted.items():
-            _check(arrays.get(name), name, shape, nan_ok=name == "latency")
-        x, y = arrays["calibration_x"], arrays["calibration_y"]
-        if len(x) != len(y) or not len(x) or (np.diff(x) <= 0).any() or (np.diff(y) < 0).any():
-            raise ArtifactError(f"{ARRAYS}: calibration_x must rise and calibration_y not fall, with as many values")
-        if (arrays["cost_mean"] <= 0).any() or (arrays["se_inflation"] < 0).any() or (y < 0).any() or (y > 1).any():
-            raise ArtifactError(f"{ARRAYS}: cost_mean must be > 0, se_inflation >= 0, calibration_y in [0, 1]")
-        d, k = len(features.names), arrays["arm_features"].shape[1]
-        if forest.n_features != d + k:
-            raise ArtifactError(
-                f"the trees read {forest.n_features} features, but there are {d} of the prompt and {k} of "
-                "the arm: train the router anew"
-            )
+            shapes["latency"] = (a, q)
+        names = sorted(n.removeprefix(WEIGHT) for n in arrays if n.startswith(WEIGHT))
+        for name, shape in [*shapes.items(), *((WEIGHT + n, ()) for n in names)]:
+            _check(arrays.get(name), name, shape, nan_ok=name in _MAY_BE_NAN, least=_LEAST.get(name, 0.0))
+        members = int(arrays["members"])
         return cls(
             features=features,
             arms=arms,
             fallback=fallback,
             reference=reference,
             quantiles=quantiles,
-            trees=forest.bind(arrays["arm_features"]),
-            scales=np.array([_scale(o, n) for o, n in zip(forest.objectives[:-1], bags, strict=True)]),
-            cost_mean=arrays["cost_mean"],
-            se_inflation=arrays["se_inflation"],
-            calibration_x=x,
-            calibration_y=y,
+            components=tuple(_component(n, files, features, a, members) for n in names),
+            weights=np.array([float(arrays[WEIGHT + n]) for n in names]),
+            success=SuccessModel.of(arrays, arms=a),
+            familiarity=Familiarity.of(arrays, features),
+            amounts=_amounts(files, features, a),
             latency=arrays["latency"] if q else None,
-            familiarity=_familiarity(arrays),
+            **{n: arrays[n] for n in shapes if n not in ("members", "latency")},
         )
 
-    def bag_outputs(self, features: Floats) -> tuple[Floats, Floats]:
-        """What the trees say before calibration, for prompt features (n, d).
-
-        Returns the quality of every bag (n, a, bags), and the log of cost over the arm's mean cost (n, a).
-        """
-        raw = self.trees.raw(features)
-        outputs = raw[:, :, :-1]
-        sigmoid = ~np.isnan(self.scales)
-        if sigmoid.any():
-            exponent = np.clip(outputs * np.where(sigmoid, self.scales, 0.0), -700, 700)  # exp stays finite
-            outputs = np.where(sigmoid, 1.0 / (1.0 + np.exp(-exponent)), outputs)
-        return outputs, raw[:, :, -1]
-
-    def predict(self, features: Floats) -> Estimates:
-        """Estimate every arm for prompt features (n, d), columns as in `self.features.names`.
-
-        quality    = calibrated mean of the bags
-        benefit_se = se_inflation * standard deviation over the bags of (arm - fallback arm), before calibration;
-                     STRANGE_SE for prompts unlike the training prompts
-        cost       = mean cost of the arm * exp(cost model), within e^-12 .. e^12 of the mean
-        latency    = quantiles of the arm * predicted cost / mean cost: a longer answer takes longer
-        """
-        bags, log_ratio = self.bag_outputs(features)
-        quality = np.interp(bags.mean(axis=2), self.calibration_x, self.calibration_y)
-        at = self.arms.index(self.fallback)
-        difference = bags - bags[:, at : at + 1]
-        spread = difference.std(axis=2, ddof=1) if bags.shape[2] > 1 else np.zeros(quality.shape)
-        ratio = np.exp(np.clip(log_ratio, -MAX_LOG_COST_RATIO, MAX_LOG_COST_RATIO))
-        benefit_se = self.se_inflation * spread
+    def pack(self) -> dict[str, bytes]:
+        """The files that `of` makes the same predictor from."""
+        members = self.member_quality(_blank(self.features)).shape[2]
+        arrays: dict[str, Any] = {
+            "members": float(members),
+            **{n: getattr(self, n) for n in ("intercept", "slope", "fixed", "tokens")},
+            **{n: getattr(self, n) for n in ("inflation", "floor", "strange_se")},
+            **{WEIGHT + c.name: w for c, w in zip(self.components, self.weights, strict=True)},
+        }
+        if self.latency is not None:
+            arrays["latency"] = self.latency
+        arrays = {n: np.asarray(v, dtype=np.float64) for n, v in arrays.items()}
+        if self.success is not None:
+            arrays |= self.success.arrays()
         if self.familiarity is not None:
-            strange = self.familiarity.strange(features)[:, None] & (np.arange(len(self.arms)) != at)
-            benefit_se = np.where(strange, STRANGE_SE, benefit_se)
+            arrays |= self.familiarity.arrays()
+        files = {ARRAYS: pack_arrays(**arrays)}
+        for part in (self.amounts, *self.components):
+            files |= part.pack()
+        return files
+
+    def member_quality(self, x: Features) -> Floats:
+        """Quality (n, a, K) by each member; K = 1 without a component."""
+        z = np.zeros((len(x), len(self.arms), 1))
+        for weight, component in zip(self.weights, self.components, strict=True):
+            z = z + weight * component.added(x)
+        quality = sigmoid(self.intercept[:, None] + self.slope[:, None] * z)
+        return quality if self.success is None else self.success.apply(quality)
+
+    def predict(self, x: Features) -> Estimates:
+        """Estimate every arm for prompts, whose features are those of `self.features`.
+
+        difference_se of two arms = inflation * standard deviation over the members of their difference, and not below
+                                    the floor; strange_se on unfamiliar prompts
+        cost, tokens = the arm's mean * the predicted ratio
+        latency      = quantiles of the arm * the predicted ratio of its cost: a longer answer takes longer
+        """
+        by_member = self.member_quality(x)
+        n, a, members = by_member.shape
+        quality = np.zeros((n, a))
+        for k in range(members):
+            quality += by_member[:, :, k]
+        quality /= members
+        error = np.zeros((n, a, a))
+        for k in range(members):
+            off = by_member[:, :, k] - quality
+            error += (off[:, :, None] - off[:, None, :]) ** 2
+        error = np.maximum(self.inflation * np.sqrt(error / max(members - 1, 1)), self.floor)
+        dearer, longer = self.amounts.ratios(x)
+        familiar = None
+        if self.familiarity is not None:
+            familiar = ~self.familiarity.strange(x)
+            error[~familiar] = self.strange_se
         return Estimates(
             arms=self.arms,
             quality=quality,
-            benefit_se=benefit_se,
-            cost=self.cost_mean * ratio,
-            latency=None if self.latency is None else self.latency * ratio[:, :, None],
+            benefit_se=error[:, :, self.arms.index(self.fallback)],
+            cost=self.fixed[1] * dearer,
+            latency=None if self.latency is None else self.latency * dearer[:, :, None],
             quantiles=self.quantiles,
             fallback=self.fallback,
             reference=self.reference,
+            tokens=None if np.isnan(self.tokens).all() else self.tokens * longer,
+            fixed=self.fixed_arms(error),
+            familiar=familiar,
         )
+
+    def fixed_arms(self, difference_se: Floats) -> FixedArms:
+        """What the arms gave on average, for prompts with these standard errors (n, a, a)."""
+        quality, cost, seconds = self.fixed
+        return FixedArms(quality=quality, cost=cost, seconds=seconds, difference_se=difference_se)
 
     def predict_texts(self, texts: Sequence[str]) -> Estimates:
         """Estimate every arm for prompts given as text."""
-        return self.predict(featurize(texts, self.features).dense)
+        return self.predict(featurize(texts, self.features))
 
 
-def _familiarity(arrays: Mapping[str, NDArray[Any]]) -> Familiarity | None:
-    """What the arrays say of the training prompts; None for a router that was written without it."""
-    if "seen_centres" not in arrays:
-        return None
-    if not len(arrays["seen_centres"]):
-        raise ArtifactError(f"{ARRAYS}: seen_centres is empty: train the router anew")
-    limit = float(arrays["seen_limit"][0])
-    return Familiarity(arrays["seen_mean"], arrays["seen_weight"], arrays["seen_centres"], limit)
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + e^-x), of log-odds within -30..30."""
+    return 1.0 / (1.0 + np.exp(-np.clip(x, -30.0, 30.0)))
 
 
-def _scale(objective: str, name: str) -> float:
-    """Factor of the sigmoid that a model's objective applies to its raw sum; NaN for none."""
-    kind, *settings = objective.split()
-    if kind == "cross_entropy" and not settings:
-        return 1.0
-    if kind == "binary":
-        return float(dict(s.split(":") for s in settings if ":" in s).get("sigmoid", "1"))
-    if kind in _AS_IT_IS and "sqrt" not in settings:
-        return float("nan")
-    raise ArtifactError(
-        f"{name} was trained with objective {objective!r}: howhard reads binary, cross_entropy, "
-        f"{', '.join(sorted(_AS_IT_IS))}"
-    )
+_MAY_BE_NAN = frozenset(("fixed", "tokens", "latency"))
+_LEAST = {"intercept": -np.inf, "members": 1.0}
 
 
-def _text(content: bytes, name: str) -> str:
+def _component(name: str, files: Mapping[str, bytes], features: FeatureSpec, arms: int, members: int) -> Component:
+    """Read a component and try it on an empty prompt, so that what does not fit is found here, not at a request."""
+    if name not in READERS:
+        raise ArtifactError(f"{ARRAYS}: this howhard has no component {name!r}{nearest(name, READERS)}: train anew")
+    component = READERS[name](files, name=name, arms=arms, members=members)
     try:
-        return content.decode()
-    except UnicodeDecodeError as exc:
-        raise ArtifactError(f"{name} is not text: train the router anew") from exc
+        found = component.added(_blank(features)).shape
+    except (InputError, ValueError, IndexError) as exc:
+        raise ArtifactError(f"component {name!r} does not read the router's features ({exc}): train anew") from exc
+    if found != (1, arms, members):
+        raise ArtifactError(f"component {name!r} gives {found}, not {(1, arms, members)}: train the router anew")
+    return component
 
 
-def _check(array: NDArray[Any] | None, name: str, shape: tuple[int | None, ...], *, nan_ok: bool) -> None:
+def _amounts(files: Mapping[str, bytes], features: FeatureSpec, arms: int) -> Amounts:
+    """Read what tells costs and tokens, and try it on an empty prompt."""
+    amounts = Amounts.read(files, arms=arms)
+    try:
+        amounts.ratios(_blank(features))
+    except (InputError, ValueError, IndexError) as exc:
+        raise ArtifactError(f"the amounts do not read the router's features ({exc}): train the router anew") from exc
+    return amounts
+
+
+def _blank(features: FeatureSpec) -> Features:
+    """Features of one prompt, all of them 0."""
+    empty = SparseRows(np.zeros(2, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), features.n_text)
+    return Features(np.zeros((1, len(features.names)), dtype=np.float32), empty)
+
+
+def _check(
+    array: NDArray[Any] | None, name: str, shape: tuple[int | None, ...], *, nan_ok: bool = False, least: float = 0.0
+) -> None:
     if array is None:
         raise ArtifactError(f"{ARRAYS} lacks {name}: train the router anew")
     fits = array.ndim == len(shape) and all(w in (None, s) for w, s in zip(shape, array.shape, strict=True))
     if array.dtype != np.float64 or not fits:
         raise ArtifactError(f"{ARRAYS}: {name} is {array.dtype} {array.shape}: it must be float64 {shape}")
     ok = np.isfinite(array) | np.isnan(array) if nan_ok else np.isfinite(array)
-    if not ok.all() or (nan_ok and (array < 0).any()):
-        raise ArtifactError(f"{ARRAYS}: {name} holds a value that is not finite, or negative")
+    if not ok.all() or (array < least).any():
+        raise ArtifactError(f"{ARRAYS}: {name} holds a value that is not finite, or below {least:g}: train it anew")

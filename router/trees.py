@@ -15,7 +15,8 @@ classes.
 """
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..strategies.errors import ArtifactError, InputError
+from .artifact import pack_arrays, unpack_arrays
+from .features import Features
 
 MAX_LEAVES = 64
 MAX_TREES = 20_000
@@ -173,6 +176,57 @@ class BoundForest:
         lowest = (live & (~live + np.uint64(1))).astype(np.float64)
         leaf = (lowest.view(np.int64) >> 52) - 1023
         return np.add.reduceat(forest.leaf_value[forest.first_leaf + leaf], forest.first_tree, axis=2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TreesComponent:
+    """Boosted trees of the log-odds that a prompt adds to an arm's base: a component of the quality (components.py).
+
+    texts : LightGBM text models of objective cross_entropy over [dense features | arm features]; one per member where
+            the arms are POOLED; where they have no features (table of width 0), one per arm and member, the members of
+            an arm side by side.
+    table : float64 (a, k), features of the arms.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    table: Floats
+    bound: BoundForest
+
+    @classmethod
+    def of(cls, name: str, texts: Sequence[str], table: Floats) -> "TreesComponent":
+        """Parse the models. Raises ArtifactError for one that is damaged, or of another kind."""
+        forest = read_forest(texts, names=[f"model {i} of {name}" for i in range(len(texts))])
+        other = [o for o in forest.objectives if o != "cross_entropy"]
+        if other:
+            raise ArtifactError(f"{name} was trained with objective {other[0]!r}, not cross_entropy: train it anew")
+        return cls(name, tuple(texts), table, forest.bind(table if table.shape[1] else np.empty((1, 0))))
+
+    def added(self, x: Features) -> Floats:
+        """Log-odds (n, a, K) that each prompt adds to each arm's base, of every member."""
+        return self.bound.raw(x.dense).reshape(len(x), len(self.table), -1)
+
+    def pack(self) -> dict[str, bytes]:
+        """The files that `read` makes the same component from."""
+        return {f"{self.name}.txt": "".join(self.texts).encode(), f"{self.name}.npz": pack_arrays(arms=self.table)}
+
+    @classmethod
+    def read(cls, files: Mapping[str, bytes], *, name: str, arms: int, members: int) -> "TreesComponent":
+        """Make the component from its files. Raises ArtifactError for one missing or damaged."""
+        for what in (f"{name}.txt", f"{name}.npz"):
+            if what not in files:
+                raise ArtifactError(f"the router lacks {what}: train it anew")
+        table = unpack_arrays(files[f"{name}.npz"], what=f"{name}.npz").get("arms")
+        if table is None or table.dtype != np.float64 or table.ndim != 2 or len(table) != arms:
+            raise ArtifactError(f"{name}.npz: arms must be float64 ({arms}, k): train the router anew")
+        try:
+            texts = re.split(r"^(?=tree$)", files[f"{name}.txt"].decode(), flags=re.MULTILINE)[1:]
+        except UnicodeDecodeError as exc:
+            raise ArtifactError(f"{name}.txt is not text: train the router anew") from exc
+        wanted = members if table.shape[1] else members * arms
+        if len(texts) != wanted:
+            raise ArtifactError(f"{name}.txt holds {len(texts)} models, not {wanted}: train the router anew")
+        return cls.of(name, texts, table)
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────

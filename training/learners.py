@@ -17,6 +17,7 @@ class Lesson:
     matrix : outcomes of n prompts and a arms; quality NaN where an arm was not run.
     x      : features of the prompts, in their order.
     arms   : (a, k), what is known of the arms themselves.
+    rising : columns of `arms` in which quality cannot fall, all else equal: samples judged by a sound verifier.
     fold   : (n,) int in 0..K-1: member k must not see the outcomes of fold k.
     base   : (K, a), log-odds of each arm's mean quality on the prompts that member k sees.
     seed   : of everything random.
@@ -27,6 +28,7 @@ class Lesson:
     arms: np.ndarray
     fold: np.ndarray
     base: np.ndarray
+    rising: tuple[int, ...] = ()
     seed: int = 0
 
     @property
