@@ -281,6 +281,9 @@ def train(
         float, typer.Option(help="Share of the prompts kept out of training, for evaluation and promotion.")
     ] = 0.25,
     register: Annotated[bool, typer.Option(help="Register in MLflow and promote if better than the champion.")] = True,
+    dial: Annotated[
+        bool, typer.Option("--dial", help="Learn of best-of-N and votes at every N that the log's samples can tell of.")
+    ] = False,
     tracking_uri: TrackingUri = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -291,7 +294,7 @@ def train(
     _print(
         go(
             source, out, mapping=column or [], runs=run or [], experiment=experiment, value=value, holdout=holdout,
-            register=register, tracking_uri=tracking_uri, seed=seed, quiet=as_json,
+            register=register, dial=dial, tracking_uri=tracking_uri, seed=seed, quiet=as_json,
         ),
         as_json,
     )  # fmt: skip
