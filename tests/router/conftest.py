@@ -11,9 +11,11 @@ import pytest
 
 from howhard.router.artifact import BackendFacts, Manifest, TrainingFacts, write_artifact
 from howhard.router.features import FeatureSpec, featurize
+from howhard.router.linear import Amounts, LinearMap
 from howhard.router.objective import Objective
 from howhard.router.policy import UtilityPolicy
-from howhard.router.predictor import pack_predictor
+from howhard.router.predictor import Predictor
+from howhard.router.trees import TreesComponent
 from howhard.strategies import ArmSpec, BestOfNSpec, SingleSpec, VoteSpec
 from howhard.strategies.base import (
     Batch,
@@ -49,7 +51,7 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained() -> Trained:
-    """Easy prompts are solved by every arm, hard ones by the large model alone; four bags of ten trees."""
+    """Easy prompts are solved by every arm, hard ones by the large model alone; four members of ten trees."""
     import lightgbm
 
     rng = np.random.default_rng(0)
@@ -77,14 +79,36 @@ def trained() -> Trained:
         }
         return lightgbm.train(settings, lightgbm.Dataset(rows, target), num_boost_round=10).model_to_string()
 
-    noisy = [np.clip(truth + rng.normal(0, 0.02, len(truth)), 0, 1) for _ in range(4)]
-    files = pack_predictor(
-        quality_models=[fit("cross_entropy", target, seed) for seed, target in enumerate(noisy)],
-        cost_model=fit("regression", np.where(truth > 0.94, -0.5, 0.5), 9),
-        arm_features=arms,
-        cost_mean=np.array([10.0, 40.0, 100.0]),
-        se_inflation=np.array([1.5, 1.5, 1.0]),
-        calibration=(np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.5, 1.0])),
+    texts_of_members = [
+        fit("cross_entropy", np.clip(truth + rng.normal(0, 0.02, len(truth)), 0, 1), k) for k in range(4)
+    ]
+    a = len(ARMS)
+    log_length = x[:, 0]
+    predictor = Predictor(
+        features=SPEC,
+        arms=ARMS,
+        fallback="large/single",
+        reference="small/single",
+        quantiles=(0.5, 0.95),
+        components=(TreesComponent.of("trees", texts_of_members, arms),),
+        weights=np.array([0.9]),
+        intercept=np.array([0.01, 0.0, -0.01]),
+        slope=np.array([1.0, 1.1, 1.2]),
+        inflation=1.5 * (1 - np.eye(a)),
+        floor=0.001 * (1 - np.eye(a)),
+        strange_se=4.0 * (1 - np.eye(a)),
+        familiarity=None,
+        fixed=np.array([[0.5, 0.6, 0.97], [10.0, 40.0, 100.0], [0.1, 0.2, np.nan]]),
+        tokens=np.array([10.0, 40.0, np.nan]),
+        # Longer prompts than the middle one cost up to e^0.5 times the mean, shorter ones as much less.
+        amounts=Amounts(
+            logs=LinearMap(
+                offset=np.zeros(2 * a),
+                mean=np.array([float(np.sqrt(log_length.mean()))]),
+                scale=np.array([20.0]),
+                dense_weights=np.full((1, 2 * a), 0.5, dtype=np.float32),
+            )
+        ),
         latency=np.array([[0.1, 0.3], [0.2, 0.6], [np.nan, np.nan]]),
     )
     manifest = Manifest(
@@ -106,7 +130,7 @@ def trained() -> Trained:
         quantiles=(0.5, 0.95),
         training=TrainingFacts(n_prompts=len(texts), dataset="made up", metrics={"brier_skill": 0.9}),
     )
-    return Trained(files, manifest)
+    return Trained(predictor.pack(), manifest)
 
 
 @pytest.fixture(scope="session")

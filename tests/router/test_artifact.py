@@ -81,8 +81,8 @@ def test_file_names_that_could_lead_elsewhere_are_refused(trained, tmp_path, nam
 def test_a_missing_directory_manifest_or_file_is_named(copy, tmp_path):
     with pytest.raises(ArtifactError, match=r"nowhere: it is not a directory.*howhard train"):
         read_artifact(tmp_path / "nowhere")
-    (copy / "cost.txt").unlink()
-    with pytest.raises(ArtifactError, match=r"cost\.txt is missing"):
+    (copy / "trees.txt").unlink()
+    with pytest.raises(ArtifactError, match=r"trees\.txt is missing"):
         read_artifact(copy)
     (copy / MANIFEST).unlink()
     with pytest.raises(ArtifactError, match=r"has no manifest\.json"):
@@ -90,7 +90,7 @@ def test_a_missing_directory_manifest_or_file_is_named(copy, tmp_path):
 
 
 @pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b" ", lambda b: bytes([b[0] ^ 1]) + b[1:]])
-@pytest.mark.parametrize("name", ["quality-2.txt", ARRAYS])
+@pytest.mark.parametrize("name", ["trees.txt", ARRAYS])
 def test_a_file_of_another_size_or_content_is_refused(copy, name, change):
     (copy / name).write_bytes(change((copy / name).read_bytes()))
     with pytest.raises(ArtifactError, match=f"{name} is damaged or was changed"):
@@ -102,7 +102,7 @@ def test_a_file_of_another_size_or_content_is_refused(copy, name, change):
     [
         (lambda m: m.update(fallback="small/single"), "changed after it was written"),
         (lambda m: m["backends"]["small"]["prices"].update(completion=0.5), "changed after it was written"),
-        (lambda m: m["files"].pop("cost.txt"), "changed after it was written"),
+        (lambda m: m["files"].pop("trees.txt"), "changed after it was written"),
         (lambda m: m["files"].update({"../x": {"sha256": "0", "bytes": 1}}), "changed after it was written"),
         (lambda m: m.update(schema_version=1), "schema_version 1, written by howhard 0.1.0; .* reads 2. Train it anew"),
         (lambda m: m.update(schema_version=3), "schema_version 3, .* Update howhard"),
@@ -190,30 +190,27 @@ def load(trained, **arrays) -> Predictor:
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        ({"cost_mean": None}, "lacks cost_mean"),
-        ({"cost_mean": np.ones(2)}, "cost_mean is float64"),
-        ({"cost_mean": np.array([1.0, 2.0, -3.0])}, "cost_mean must be > 0"),
-        ({"se_inflation": np.array([1.0, np.nan, 1.0])}, "not finite"),
-        ({"calibration_x": np.array([0.0, 0.0, 1.0])}, "must rise"),
-        ({"calibration_y": np.array([0.0, 0.5, 2.0])}, "in \\[0, 1\\]"),
-        ({"arm_features": np.ones((3, 9))}, "the trees read"),
+        ({"intercept": None}, "lacks intercept"),
+        ({"slope": np.ones(2)}, "slope is float64"),
+        ({"slope": np.array([1.0, 2.0, -3.0])}, "slope holds a value that is not finite, or below 0"),
+        ({"inflation": np.full((3, 3), np.nan)}, "not finite"),
+        ({"members": np.array(5.0)}, "trees.txt holds 4 models, not 5"),
+        ({"weight_stars": np.array(1.0)}, "no component 'stars'"),
+        ({"weight_text": np.array(1.0)}, "lacks text.npz"),
         ({"latency": None}, "lacks latency"),
-        ({"latency": -np.ones((3, 2))}, "negative"),
+        ({"latency": -np.ones((3, 2))}, "below 0"),
     ],
 )
-def test_arrays_that_do_not_fit_the_trees_or_make_no_sense_are_refused(trained, arrays, message):
+def test_arrays_that_do_not_fit_or_make_no_sense_are_refused(trained, arrays, message):
     with pytest.raises(ArtifactError, match=message):
         load(trained, **arrays)
 
 
 def test_a_router_without_its_models_is_refused(trained):
-    for name in ("quality-0.txt", "cost.txt", ARRAYS):
+    for name in ("trees.txt", "trees.npz", "amounts.npz", ARRAYS):
         files = {k: v for k, v in trained.files.items() if k != name}
-        with pytest.raises(ArtifactError, match=f"lacks {name}"):
+        with pytest.raises(ArtifactError, match=f"lacks {name}.*train it anew"):
             Predictor.from_artifact(trained.manifest, files)
-    swapped = {**trained.files, "cost.txt": trained.files["quality-0.txt"]}
-    with pytest.raises(ArtifactError, match="predicts a probability"):
-        Predictor.from_artifact(trained.manifest, swapped)
 
 
 def test_defaults_are_not_shared_between_manifests(trained):

@@ -1,11 +1,13 @@
 import lightgbm
+import msgspec
 import numpy as np
 import pytest
 
-from howhard.router.artifact import unpack_arrays
+from howhard.router.artifact import pack_arrays, unpack_arrays
 from howhard.router.features import featurize
+from howhard.router.objective import Objective
 from howhard.router.predictor import ARRAYS, Predictor
-from howhard.strategies.errors import InputError
+from howhard.strategies.errors import ArtifactError
 
 TEXTS = ["add 4 and 2", "prove that 722 is the sum of 3 squares, and list them all", ""]
 
@@ -18,38 +20,44 @@ def predictor(router_dir) -> Predictor:
 def test_estimates_are_what_the_formulas_say(trained, predictor):
     """Every number again, from LightGBM's own predictions and plain loops."""
     e = predictor.predict_texts(TEXTS)
-    x = featurize(TEXTS, trained.manifest.features).dense
+    x = featurize(TEXTS, trained.manifest.features)
     arrays = unpack_arrays(trained.files[ARRAYS], what=ARRAYS)
-    models = {n: lightgbm.Booster(model_str=b.decode()) for n, b in trained.files.items() if n.endswith(".txt")}
+    table = unpack_arrays(trained.files["trees.npz"], what="trees.npz")["arms"]
+    texts = trained.files["trees.txt"].decode().split("tree\nversion")[1:]
+    models = [lightgbm.Booster(model_str=f"tree\nversion{text}") for text in texts]
+    ratio, longer = predictor.amounts.ratios(x)
+    assert len(models) == arrays["members"] == 4
     assert e.latency is not None
+    assert e.tokens is not None
+    assert e.fixed is not None
     for i in range(len(TEXTS)):
-        rows = np.array([np.concatenate([x[i], a]) for a in arrays["arm_features"]])
-        bags = np.array([models[f"quality-{k}.txt"].predict(rows) for k in range(4)])  # with the sigmoid
-        ratio = np.exp(np.asarray(models["cost.txt"].predict(rows)))
-        mean = bags.mean(axis=0)
-        np.testing.assert_allclose(
-            e.quality[i], np.interp(mean, arrays["calibration_x"], arrays["calibration_y"]), rtol=1e-10
-        )
-        spread = (bags - bags[:, [2]]).std(axis=0, ddof=1)
-        np.testing.assert_allclose(e.benefit_se[i], arrays["se_inflation"] * spread, atol=1e-12)
-        np.testing.assert_allclose(e.cost[i], arrays["cost_mean"] * ratio, rtol=1e-10)
-        np.testing.assert_allclose(e.latency[i], arrays["latency"] * ratio[:, None], rtol=1e-10)
+        rows = np.array([np.concatenate([x.dense[i], a]) for a in table])
+        members = []
+        for model in models:
+            added = np.asarray(model.predict(rows, raw_score=True))
+            z = arrays["intercept"] + arrays["slope"] * arrays["weight_trees"] * added
+            members.append(1 / (1 + np.exp(-z)))
+        np.testing.assert_allclose(e.quality[i], np.mean(members, axis=0), rtol=1e-10)
+        for j in range(3):
+            for k in range(3):
+                spread = np.std([m[j] - m[k] for m in members], ddof=1)
+                wanted = max(arrays["inflation"][j, k] * spread, arrays["floor"][j, k])
+                assert e.fixed.difference_se[i, j, k] == pytest.approx(wanted, abs=1e-12)
+        np.testing.assert_allclose(e.benefit_se[i], e.fixed.difference_se[i, :, 2])
+        np.testing.assert_allclose(e.cost[i], arrays["fixed"][1] * ratio[i])
+        np.testing.assert_allclose(e.tokens[i], arrays["tokens"] * longer[i])
+        np.testing.assert_allclose(e.latency[i], arrays["latency"] * ratio[i][:, None])
+    assert e.fixed.quality.tolist() == [0.5, 0.6, 0.97]
 
 
-def test_the_fallback_has_no_doubt_about_itself(predictor):
+def test_the_fallback_is_the_best_fixed_arm_of_the_objective(predictor):
     e = predictor.predict_texts(TEXTS)
-    at = e.arms.index(e.fallback)
-    assert (e.benefit_se[:, at] == 0).all()
-    assert (e.benefit[:, at] == 0).all()
+    for value, arm in ((1, "small/single"), (1000, "large/single")):
+        at = e.at(Objective(value=value))
+        assert at.fallback == arm
+        assert (at.benefit_se[:, e.arms.index(arm)] == 0).all()
+        assert (at.benefit[:, e.arms.index(arm)] == 0).all()
     np.testing.assert_allclose(e.difficulty, 1 - e.quality[:, 0])
-
-
-def test_one_prompt_is_estimated_as_in_a_crowd(predictor):
-    crowd = predictor.predict_texts(TEXTS * 50)
-    for i, text in enumerate(TEXTS):
-        alone = predictor.predict_texts([text])
-        np.testing.assert_array_equal(alone.quality[0], crowd.quality[i])
-        np.testing.assert_array_equal(alone.cost[0], crowd.cost[i])
 
 
 def test_it_tells_easy_from_hard(predictor):
@@ -57,6 +65,28 @@ def test_it_tells_easy_from_hard(predictor):
     assert easy < 0.2 < 0.5 < hard
 
 
-def test_features_of_another_width_are_refused(predictor):
-    with pytest.raises(InputError, match="features of a prompt"):
-        predictor.predict(np.zeros((1, 3)))
+def test_what_is_packed_is_read_again_to_the_last_bit(trained, predictor):
+    assert predictor.pack() == dict(trained.files)
+
+
+def test_files_of_others_beside_it_are_not_looked_at(trained, predictor):
+    beside = Predictor.from_artifact(trained.manifest, {**trained.files, "prompts.npz": b"?"})
+    assert beside.predict_texts(TEXTS).quality.tolist() == predictor.predict_texts(TEXTS).quality.tolist()
+
+
+def test_components_that_read_other_features_are_found_at_load(trained):
+    wider = msgspec.structs.replace(
+        trained.manifest, features=msgspec.structs.replace(trained.manifest.features, n_hashed=32)
+    )
+    with pytest.raises(ArtifactError, match="component 'trees' does not read the router's features"):
+        Predictor.from_artifact(wider, trained.files)
+
+
+def test_without_a_component_every_prompt_has_the_arms_means(trained):
+    arrays = unpack_arrays(trained.files[ARRAYS], what=ARRAYS)
+    del arrays["weight_trees"]
+    bare = Predictor.from_artifact(trained.manifest, {**trained.files, ARRAYS: pack_arrays(**arrays)})
+    e = bare.predict_texts(TEXTS)
+    np.testing.assert_allclose(e.quality, np.tile(1 / (1 + np.exp(-arrays["intercept"])), (3, 1)))
+    assert e.fixed is not None
+    np.testing.assert_array_equal(e.fixed.difference_se, np.tile(arrays["floor"], (3, 1, 1)))

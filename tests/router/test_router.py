@@ -141,7 +141,7 @@ def test_only_allowed_arms_are_chosen(router):
 def test_hard_limits_that_no_arm_keeps_are_an_error_or_the_fallback(router):
     with pytest.raises(NoFeasibleArm, match=r"max_cost=0\.001: the cheapest, 'small/single'"):
         router.decide(EASY, Objective(value=1, max_cost=0.001))
-    decision = router.decide(EASY, Objective(value=1, max_cost=0.001, on_infeasible="fallback"))
+    decision = router.decide(EASY, Objective(value=200, max_cost=0.001, on_infeasible="fallback"))
     assert (decision.arm, decision.reason, decision.fallback) == ("large/single", Reason.INFEASIBLE, True)
     assert "x small/single" in decision.explain()
 
@@ -211,7 +211,7 @@ def test_a_prompt_that_fits_nowhere_is_too_long_whatever_the_objective(router_di
 
 
 def test_the_fallback_is_never_an_arm_that_is_not_allowed(router):
-    objective = Objective(value=1, max_cost=0.001, on_infeasible="fallback")
+    objective = Objective(value=200, max_cost=0.001, on_infeasible="fallback")
     with pytest.raises(NoFeasibleArm, match="max_cost"):
         router.decide(EASY, objective, context=Context(allowed=["small/single"]))
     allowed = Context(allowed=["small/single", "large/single"])
