@@ -130,10 +130,12 @@ class RouterForecaster:
 
     settings: FitSettings = field(default_factory=FitSettings)
     name: str = "router"
+    specs: Mapping[str, ArmSpec | None] = field(default_factory=dict)
+    verifiers: Mapping[str, VerifierSpec] = field(default_factory=dict)
 
     def fit(self, train: OutcomeMatrix, features: Features, *, seed: int) -> Fitted:
         """Fit on the training prompts; the seed is that of the settings."""
-        return fit(train, settings=self.settings, features=features)
+        return fit(train, settings=self.settings, specs=self.specs, verifiers=self.verifiers, features=features)
 
 
 def fit(

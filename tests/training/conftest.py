@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from howhard.router.features import FeatureSpec
 from howhard.training import registry
-from howhard.training.fit import Fitted, fit
+from howhard.training.fit import Fitted, FitSettings, fit
 from howhard.training.matrix import OutcomeMatrix
 
 ARMS = ("large/single", "small/best_of_8", "small/single")
@@ -79,7 +80,7 @@ def world() -> World:
 
 @pytest.fixture(scope="session")
 def fitted(world: World) -> Fitted:
-    return fit(world.matrix)
+    return fit(world.matrix, settings=FitSettings(features=FeatureSpec(n_hashed=16, n_text=1024)))
 
 
 @pytest.fixture(scope="session")
