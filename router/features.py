@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..strategies.spec import SpecError
+from .encoder import Encoder, EncoderSpec, check_same, open_encoder
 
 VERSION = "fast/2"
 HEAD = 6_000
@@ -80,11 +81,13 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     n_hashed : even, >= 0; half of the dense columns count single words, half pairs of neighbours.
     n_text   : columns of the sparse text, a power of two in [256, 2**18].
+    encoder  : of the embeddings; None: without.
     """
 
     version: str = VERSION
     n_hashed: int = 256
     n_text: int = 2**15
+    encoder: EncoderSpec | None = None
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
@@ -104,8 +107,20 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return (*_NAMES, *(f"word_{i}" for i in range(half)), *(f"pair_{i}" for i in range(half)))
 
 
-def featurize(texts: Sequence[str], spec: FeatureSpec) -> Features:
-    """Return the features of prompts given as text."""
+def identified(spec: FeatureSpec) -> FeatureSpec:
+    """Return the spec with its encoder's fingerprint and dimension, as an artifact must hold them."""
+    if spec.encoder is None:
+        return spec
+    return msgspec.structs.replace(spec, encoder=open_encoder(spec.encoder).spec)
+
+
+def featurize(texts: Sequence[str], spec: FeatureSpec, encoder: Encoder | None = None) -> Features:
+    """Return the features of prompts given as text.
+
+    encoder : gives the embeddings where the spec has some, for instance from a cache; None opens the spec's own.
+    Raises ArtifactError where an encoder is not the one of the spec; ConfigError where it can't be opened.
+    """
+    embedding = None if spec.encoder is None else _embed(texts, spec.encoder, encoder)
     dense = np.zeros((len(texts), len(_NAMES) + spec.n_hashed), dtype=np.float32)
     start = np.zeros(len(texts) + 1, dtype=np.int64)
     index, value = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
@@ -121,7 +136,13 @@ def featurize(texts: Sequence[str], spec: FeatureSpec) -> Features:
         index.append(columns)
         value.append(values)
     text = SparseRows(start, np.concatenate(index), np.concatenate(value), spec.n_text)
-    return Features(dense, text)
+    return Features(dense, text, embedding)
+
+
+def _embed(texts: Sequence[str], spec: EncoderSpec, encoder: Encoder | None) -> NDArray[np.float32]:
+    encoder = open_encoder(spec) if encoder is None else encoder
+    check_same(encoder.spec, spec)
+    return encoder.encode(texts)
 
 
 # ── what is looked for ──────────────────────────────────────────────────────────────────────────────────────────
