@@ -284,17 +284,30 @@ def train(
     dial: Annotated[
         bool, typer.Option("--dial", help="Learn of best-of-N and votes at every N that the log's samples can tell of.")
     ] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A howhard.toml: its [fit], [objective] and [tracking] count.")
+    ] = None,
+    components: Annotated[
+        str | None, typer.Option(help='What the quality is put together from: "text,neighbours,trees".')
+    ] = None,
     tracking_uri: TrackingUri = None,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of everything random [default: that of [fit], else 0].")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a router on logged outcomes, evaluate it on held-out prompts, and register it in MLflow."""
     from .commands import train as go
+    from .config import TrainConfig, fit_settings, load_train_config
 
+    configured = TrainConfig() if config is None else load_train_config(config)
+    named = None if components is None else components.split(",")
+    settings = fit_settings(configured.fit, components=named, seed=seed)
     _print(
         go(
-            source, out, mapping=column or [], runs=run or [], experiment=experiment, value=value, holdout=holdout,
-            register=register, dial=dial, tracking_uri=tracking_uri, seed=seed, quiet=as_json,
+            source, out, mapping=column or [], runs=run or [], experiment=experiment, value=value,
+            objective=configured.objective, holdout=holdout, register=register, dial=dial, settings=settings,
+            tracking_uri=tracking_uri or configured.tracking.uri, seed=settings.seed, quiet=as_json,
         ),
         as_json,
     )  # fmt: skip

@@ -34,7 +34,7 @@ from .diff import Diff
 from .diff import diff as compared
 from .evaluate import Evaluation, Skipped, evaluate_router, evaluate_split, families_left_out
 from .families import families_from, family_of, merged_by_clusters
-from .fit import fit, write_router
+from .fit import FitSettings, fit, write_router
 from .folds import SPLITS
 from .halves import halves
 from .importing import import_source as read_source
@@ -329,10 +329,12 @@ def train(
     runs: Sequence[str] = (),
     experiment: str | None = None,
     value: float | None = None,
+    objective: Objective | None = None,
     holdout: float = 0.25,
     register: bool = True,
     tracking_uri: str | None = None,
     dial: bool = False,
+    settings: FitSettings | None = None,
     seed: int = 0,
     quiet: bool = False,
 ) -> TrainReport:
@@ -341,7 +343,12 @@ def train(
     source : a log directory or a table; or `runs` of MLflow, or all collections of an `experiment`, which then lie
              as a log beside the router.
     dial   : learn of best-of-N and votes at every N that the log's samples can tell of, not at the log's alone.
+    objective : the router's own; `value` comes first. None = no limits, and a value chosen on validation prompts.
+    settings  : how it is fitted; None = the defaults. seed : of the intervals, and of the fit without settings.
+
+    With `register` the champion's holdout is kept out of training too, whatever the share.
     """
+    settings = settings or FitSettings(seed=seed)
     if not 0 < holdout < 1:
         raise ConfigError(f"holdout={holdout}: it must lie inside (0, 1), for instance 0.25")
     given = [source is not None, bool(runs), experiment is not None]
@@ -363,8 +370,15 @@ def train(
         raise TableError(f"{len(matrix)} prompts: too few to hold a share of {holdout:g} of them out")
     learned = matrix.rows(~held)
     with bars(quiet=quiet) as progress:
-        fitted = fit(learned, specs=source.specs or None, progress=partial(progress, "fitting"))
-        objective = None if value is None else Objective(value=value)
+        fitted = fit(
+            learned,
+            settings=settings,
+            specs=source.specs or None,
+            verifiers=source.verifiers,
+            progress=partial(progress, "fitting"),
+        )
+        if value is not None:
+            objective = Objective(value=value) if objective is None else objective.but(value=value)
         about: dict[str, Any] = {
             "dataset": f"{source.name}, {len(learned)} of {len(matrix)} prompts",
             "objective": objective,
@@ -381,19 +395,24 @@ def train(
             rules=_rules(router),
             seed=seed,
         )
-        left_out = families_left_out(matrix, seed=seed, progress=partial(progress, "families left out"))
+        left_out = families_left_out(
+            matrix, settings=settings, seed=seed, progress=partial(progress, "families left out")
+        )
     report = Report(
         f"{source.name}: {len(learned)} prompts to learn from, {int(held.sum())} held out", [on_held, left_out]
     )
-    figure = out.with_suffix(".png")
-    report.plot(figure)
+    figures = report.plots(out.with_suffix(".png"))
     run_id = tracking.log_training(
         out,
         params={"settings": msgspec.to_builtins(fitted.settings), "holdout": holdout, "seed": seed},
-        metrics=headline(on_held),
+        metrics={
+            **headline(on_held),
+            "validation_gain": fitted.gain,
+            **{f"weight/{name}": weight for name, weight in fitted.weights.items()},
+        },
         outcomes=source.outcomes,
         source=source.name,
-        files=[figure],
+        files=figures,
         uri=uri,
     )
     proposed = None
@@ -438,8 +457,9 @@ def _rules(router: Router) -> dict[str, Policy]:
 
 
 def headline(evaluation: Evaluation) -> dict[str, float]:
-    """The figures of an evaluation that a manifest and an MLflow run show."""
+    """The figures of an evaluation that an MLflow run shows; gains are over the best fixed arm, in units of quality."""
     best, router = evaluation.row(evaluation.best_arm), evaluation.router
+    gains = {f"gain_at_{p.price:g}": p.router.gain for p in evaluation.prices}
     return {
         "router_quality": router.quality.mean,
         "router_cost": router.cost.mean,
@@ -447,6 +467,8 @@ def headline(evaluation: Evaluation) -> dict[str, float]:
         "best_arm_cost": best.cost.mean,
         "cost_below_hull": evaluation.cost_below_hull.mean,
         "n_prompts": float(evaluation.n_prompts),
+        **{name: gain.mean for name, gain in gains.items()},
+        **{f"{name}_low": gain.low for name, gain in gains.items()},
     }
 
 

@@ -10,12 +10,17 @@ import types
 import typing
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from ..router.objective import Objective
 from ..strategies import ArmSpec, BackendSpec, VerifierSpec
 from ..strategies.errors import ConfigError, nearest
+from .settings_table import from_table
+
+if TYPE_CHECKING:
+    from .fit import FitSettings
 
 
 class CollectConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,6 +67,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     backends  : name -> where its texts come from.
     verifiers : name -> what scores candidates at run time.
     arms      : what the router chooses among.
+    fit       : how a router is trained, keys as in fit.FitSettings; read by `fit_settings`.
     """
 
     backends: dict[str, BackendSpec]
@@ -71,6 +77,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     collect: CollectConfig = CollectConfig()
     tracking: TrackingConfig = TrackingConfig()
     objective: Objective | None = None
+    fit: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
         if not self.backends:
@@ -99,26 +106,62 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise ValueError(f"two arms are called {name!r}: their settings must differ in what the name shows")
 
 
+class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What training takes from a configuration: a file for it alone need not name any backend or arm."""
+
+    fit: dict[str, Any] = {}
+    objective: Objective | None = None
+    tracking: TrackingConfig = TrackingConfig()
+
+
 def load_config(path: str | Path) -> Config:
     """Read and check a configuration file.
 
     Raises ConfigError that names the file, the field, the value and the remedy.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read ({exc.strerror}); give --config the path of a TOML file") from exc
-    return parse_config(text, source=str(path))
+    return parse_config(_read(Path(path)), source=str(path))
+
+
+def load_train_config(path: str | Path) -> TrainConfig:
+    """Read what training takes from a configuration file, and check all of the file.
+
+    Raises ConfigError as `load_config` does.
+    """
+    table = _parsed(_read(Path(path)), str(path))
+    if "backends" not in table and "arms" not in table:
+        return _converted(table, TrainConfig, str(path))
+    whole = _checked(table, str(path))
+    return TrainConfig(fit=whole.fit, objective=whole.objective, tracking=whole.tracking)
 
 
 def parse_config(text: str, *, source: str = "configuration") -> Config:
     """Check a configuration given as TOML text; `source` is what errors call it."""
+    return _checked(_parsed(text, source), source)
+
+
+def fit_settings(table: dict[str, Any], **changes: Any) -> "FitSettings":
+    """How a router is trained, from a [fit] table; `changes` are settings that were given beside it and count first.
+
+    Raises ConfigError for an unknown key or a value that is not possible.
+    """
+    from .fit import FitSettings
+
+    given = {name: value for name, value in changes.items() if value is not None}
+    return from_table(FitSettings, {**table, **given}, "fit")
+
+
+def _read(path: Path) -> str:
     try:
-        table = tomllib.loads(text)
+        return path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read ({exc.strerror}); give --config the path of a TOML file") from exc
+
+
+def _parsed(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{source}: not valid TOML: {exc}") from exc
-    return _checked(table, source)
 
 
 def embedded_config() -> Config:
@@ -129,10 +172,23 @@ def embedded_config() -> Config:
 
 def _checked(table: dict, source: str) -> Config:
     _pass_on_sampling(table)
+    return _converted(table, Config, source)
+
+
+C = TypeVar("C", Config, TrainConfig)
+
+
+def _converted(table: dict, kind: type[C], source: str) -> C:
     try:
-        return msgspec.convert(table, Config)
+        made = msgspec.convert(table, kind)
     except (msgspec.ValidationError, ConfigError) as exc:
         raise ConfigError(f"{source}: {_explain(str(exc), table)}") from exc
+    if made.fit:
+        try:
+            fit_settings(made.fit)
+        except ConfigError as exc:
+            raise ConfigError(f"{source}: {exc}") from exc
+    return made
 
 
 def _pass_on_sampling(table: dict) -> None:
@@ -312,6 +368,15 @@ samples = 16                          # per prompt and backend, drawn once; arms
 temperature = 0.8
 max_tokens = 1024
 latency_prompts = 16                  # every arm is run alone on so many prompts, for its latency
+
+# [fit]                               # howhard train --config howhard.toml; these are the defaults
+# components = ["text", "neighbours", "trees"]   # also: encoder, two_parameter, cells, trees_per_arm
+# folds = 4                           # as many members, each blind to one fold: their spread says how sure they are
+# split = "prompt"                    # "group": for a router that will meet prompts of other kinds
+# tolerance = 0.01                    # quality that may be given up against the best fixed arm
+# seed = 0
+# trees = { rounds = 25, leaves = 15 }
+# guard = { strange_share = 0.05 }    # largest share of familiar prompts that may be taken for strange ones
 
 [tracking]
 uri = "sqlite:///mlflow.db"

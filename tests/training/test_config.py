@@ -3,7 +3,8 @@
 import pytest
 
 from howhard.strategies.errors import ConfigError
-from howhard.training.config import EXAMPLE, for_server, load_config, parse_config
+from howhard.training.config import EXAMPLE, fit_settings, for_server, load_config, load_train_config, parse_config
+from howhard.training.fit import FitSettings
 
 
 def test_the_printed_example_is_a_valid_configuration():
@@ -114,3 +115,65 @@ def test_two_arms_of_one_name_are_refused():
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"absent\.toml: cannot be read"):
         load_config(tmp_path / "absent.toml")
+
+
+FIT = """
+[fit]
+components = ["text", "trees"]
+seed = 7
+trees = { rounds = 9 }
+guard = { strengths = [0.5, 1] }
+features = { n_hashed = 64 }
+policy = { kind = "utility", guard = 1.5 }
+"""
+
+
+def test_a_file_for_training_alone_names_no_backend(tmp_path):
+    (tmp_path / "fit.toml").write_text(FIT + "[objective]\nvalue = 3\n")
+    found = load_train_config(tmp_path / "fit.toml")
+    settings = fit_settings(found.fit)
+    assert (settings.components, settings.seed, settings.trees.rounds) == (("text", "trees"), 7, 9)
+    assert settings.guard.strengths == (0.5, 1.0)
+    assert settings.features.n_hashed == 64
+    assert settings.policy.guard == 1.5
+    assert settings.trees.leaves == FitSettings().trees.leaves
+    assert found.objective.value == 3
+    assert found.tracking.uri is None
+
+
+def test_a_whole_configuration_gives_training_its_part(tmp_path):
+    (tmp_path / "howhard.toml").write_text(EXAMPLE + FIT)
+    found = load_train_config(tmp_path / "howhard.toml")
+    assert fit_settings(found.fit, components=None, seed=8).seed == 8
+    assert found.tracking.uri == "sqlite:///mlflow.db"
+
+
+def test_the_fit_section_of_the_printed_example_holds_the_defaults(tmp_path):
+    _, _, section = EXAMPLE.partition("# [fit]")
+    lines = [line.removeprefix("# ") for line in section.splitlines()[1:] if line.startswith("# ")]
+    (tmp_path / "fit.toml").write_text("\n".join(["[fit]", *lines]))
+    assert fit_settings(load_train_config(tmp_path / "fit.toml").fit) == FitSettings()
+
+
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        ("seed = 7", "sed = 7", "unknown setting 'fit.sed'; did you mean 'seed'"),
+        ("rounds = 9", "round = 9", "unknown setting 'fit.trees.round'; did you mean 'rounds'"),
+        ("rounds = 9", "rounds = 0", "fit.trees: rounds=0: it must be at least 1"),
+        ("rounds = 9", 'rounds = "x"', "fit.trees.rounds: Expected `int`, got `str`"),
+        ("trees = { rounds = 9 }", "trees = 9", "fit.trees: it must be a table of settings, not 9"),
+        ('"trees"]', '"tree"]', "fit: components: there is no 'tree'; did you mean 'trees'"),
+        ("n_hashed = 64", "n_hashd = 64", "fit.features: Object contains unknown field `n_hashd`"),
+        ("n_hashed = 64", "n_hashed = 63", "features.n_hashed=63"),
+        ("[fit]", "[ftt]", "unknown setting 'ftt'; did you mean 'fit'"),
+    ],
+)
+@pytest.mark.parametrize("rest", ["", EXAMPLE], ids=["alone", "whole"])
+def test_a_wrong_setting_of_a_fit_names_it(tmp_path, old, new, said, rest):
+    assert old in FIT
+    path = tmp_path / "howhard.toml"
+    path.write_text(rest + FIT.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=r"howhard\.toml") as caught:
+        load_train_config(path)
+    assert said in str(caught.value)
