@@ -395,6 +395,25 @@ def route(
     _print(run(text, router, served, limits, policy=policy, decide_only=decide_only), as_json)
 
 
+@app.command()
+def data(
+    source: Annotated[Path, typer.Argument(help="A log directory or an outcomes table.")],
+    column: Columns = None,
+    families: Annotated[
+        Path | None, typer.Option(help='Which groups are siblings: a CSV "group,family", or JSON {GROUP: FAMILY}.')
+    ] = None,
+    write_families: Annotated[
+        Path | None,
+        typer.Option(help="Write such a CSV, with families made one that read alike; check it before you use it."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a log or a table holds, and what is amiss, before a router is trained on it."""
+    from .commands import data as run
+
+    _print(run(source, column or [], families=families, write_families=write_families), as_json)
+
+
 @app.command("import")
 def import_(
     source: Annotated[str, typer.Argument(help="What to read, in one of the forms below.")],

@@ -29,11 +29,12 @@ from . import champions, registry, tracking
 from . import collect as collecting
 from .against import check_picks, read_picks
 from .config import Config
+from .data_report import DataReport, data_report
 from .dial import dialled, samples_per_prompt
 from .diff import Diff
 from .diff import diff as compared
 from .evaluate import Evaluation, Skipped, evaluate_router, evaluate_split, families_left_out
-from .families import families_from, family_of, merged_by_clusters
+from .families import families_from, families_to, family_of, merged_by_clusters, merged_by_likeness
 from .fit import FitSettings, fit, write_router
 from .folds import SPLITS
 from .halves import halves
@@ -297,10 +298,11 @@ class TrainReport:
     run_id: str
     tracking_uri: str
     proposed: champions.Proposed | None
+    data: DataReport
 
     def text(self) -> str:
         """For people."""
-        lines = [self.report.text(), "", f"router {self.router_version} in {self.out}"]
+        lines = [self.data.short(), "", self.report.text(), "", f"router {self.router_version} in {self.out}"]
         lines.append(f"MLflow run {self.run_id} in {self.tracking_uri}")
         if self.proposed is not None:
             lines.append(self.proposed.text())
@@ -317,6 +319,7 @@ class TrainReport:
             "run_id": self.run_id,
             "tracking_uri": self.tracking_uri,
             "proposed": None if self.proposed is None else self.proposed.to_dict(),
+            "data": self.data.to_dict(),
             **self.report.to_dict(),
         }
 
@@ -428,6 +431,7 @@ def train(
         run_id=run_id,
         tracking_uri=uri,
         proposed=proposed,
+        data=data_report(source.name, matrix, source.outcomes, notes=source.notes),
     )
 
 
@@ -652,6 +656,30 @@ async def _route(
             return RouteReport(loaded.decide(prompt, objective), None)
         routed = await loaded.run(prompt, objective)
         return RouteReport(routed.decision, routed)
+
+
+# ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def data(
+    source: Path,
+    mapping: Sequence[str] = (),
+    *,
+    families: Path | None = None,
+    write_families: Path | None = None,
+) -> DataReport:
+    """Count what a log or a table holds, and say what is amiss, before anything is learned from it.
+
+    families : file group -> family. write_families : where to write such a file, for a person to check: the families
+        as they are, with those made one that read alike.
+    """
+    known = None if families is None else families_from(families)
+    loaded = load_source(source, mapping, known)
+    log = Log.open(source) if source.is_dir() else None
+    if write_families is not None:
+        merged = merged_by_likeness(loaded.matrix.families, loaded.matrix.texts)
+        families_to(write_families, dict(zip(loaded.matrix.groups, merged, strict=True)))
+    return data_report(loaded.name, loaded.matrix, loaded.outcomes, log=log, notes=loaded.notes)
 
 
 # ── import, promote ──────────────────────────────────────────────────────────────────────────────────────────────────
