@@ -10,7 +10,7 @@ import pytest
 
 from howhard.router.features import FeatureSpec
 from howhard.training import registry
-from howhard.training.fit import Fitted, FitSettings, fit
+from howhard.training.fit import FitSettings, Fitted, fit
 from howhard.training.matrix import OutcomeMatrix
 
 ARMS = ("large/single", "small/best_of_8", "small/single")

@@ -1,0 +1,162 @@
+import dataclasses
+
+import lightgbm
+import numpy as np
+import pytest
+
+from howhard.router.features import Features, FeatureSpec, featurize
+from howhard.router.predictor import sigmoid
+from howhard.router.trees import TreesComponent
+from howhard.strategies import ArmSpec, BestOfNSpec, ExactCheckSpec, RewardModelSpec, SingleSpec
+from howhard.strategies.errors import ArtifactError, ConfigError
+from howhard.training.arm_features import arm_features
+from howhard.training.folds import fold_of
+from howhard.training.learn_trees import TreesLearner
+from howhard.training.learners import Lesson
+from howhard.training.stacking import mean_log_odds
+
+SPEC = FeatureSpec(n_hashed=16, n_text=1024)
+
+
+def lesson_of(matrix, *, specs=None, verifiers=None, x: Features | None = None) -> Lesson:
+    arms = arm_features(matrix, specs or {}, verifiers or {})
+    fold = fold_of(matrix.families, split="prompt", folds=4, seed=0)
+    return Lesson(
+        matrix=matrix,
+        x=featurize(matrix.texts, SPEC) if x is None else x,
+        arms=arms.table,
+        rising=arms.rising,
+        fold=fold,
+        base=np.stack([mean_log_odds(matrix.quality[fold != k]) for k in range(4)]),
+    )
+
+
+@pytest.fixture(scope="module")
+def lesson(world) -> Lesson:
+    return lesson_of(world.matrix)
+
+
+@pytest.fixture(params=[False, True], ids=["pooled", "per arm"])
+def learner(request) -> TreesLearner:
+    return TreesLearner(per_arm=request.param, min_rows=20)
+
+
+def test_it_learns_what_a_prompt_adds(lesson, learner, world):
+    added = learner.fit(lesson).out_of_fold
+    quality = sigmoid(lesson.base[lesson.fold] + added)
+    off = ((quality - world.truth) ** 2).mean()
+    assert off < 0.4 * ((world.truth.mean(axis=0) - world.truth) ** 2).mean()
+
+
+def test_a_prompts_out_of_fold_figure_is_that_of_the_member_that_did_not_see_it(lesson, learner):
+    learned = learner.fit(lesson)
+    every = learned.component.added(lesson.x)
+    assert every.shape == (400, 3, 4)
+    np.testing.assert_allclose(learned.out_of_fold, every[np.arange(400), :, lesson.fold], atol=1e-12)
+
+
+def test_a_prompts_own_fold_has_no_say(lesson, learner):
+    """Some outcomes of fold 2 turned round change what the others' members say, and not what is said of fold 2."""
+    settings = dataclasses.replace(learner, rounds=1)
+    quality = lesson.matrix.quality.copy()
+    before = settings.fit(lesson)
+    some = np.flatnonzero(lesson.fold == 2)[:10]
+    quality[some] = 1 - quality[some]
+    after = settings.fit(dataclasses.replace(lesson, matrix=dataclasses.replace(lesson.matrix, quality=quality)))
+    mine = lesson.fold == 2
+    np.testing.assert_array_equal(before.out_of_fold[mine], after.out_of_fold[mine])
+    assert (before.out_of_fold[~mine] != after.out_of_fold[~mine]).any()
+
+
+def test_outcomes_that_features_cannot_tell_add_nothing(learner, make_world):
+    matrix = make_world(200, shuffle=True).matrix
+    constant = featurize(["what now?"] * 200, SPEC)
+    learned = learner.fit(lesson_of(matrix, x=constant))
+    assert np.abs(learned.component.added(constant)).max() < 0.1
+
+
+def test_it_is_packed_and_read_again(lesson, learner):
+    component = learner.fit(lesson).component
+    files = component.pack()
+    assert all(name.startswith(learner.name) for name in files)
+    again = TreesComponent.read(files, name=learner.name, arms=3, members=4)
+    np.testing.assert_array_equal(again.added(lesson.x), component.added(lesson.x))
+    with pytest.raises(ArtifactError, match="models, not"):
+        TreesComponent.read(files, name=learner.name, arms=3, members=5)
+    with pytest.raises(ArtifactError, match=r"arms must be float64 \(2, k\)"):
+        TreesComponent.read(files, name=learner.name, arms=2, members=4)
+    text = f"{learner.name}.txt"
+    with pytest.raises(ArtifactError, match="is not text"):
+        TreesComponent.read({**files, text: b"\xff"}, name=learner.name, arms=3, members=4)
+    other = files[text].replace(b"objective=cross_entropy", b"objective=regression")
+    with pytest.raises(ArtifactError, match="trained with objective 'regression'"):
+        TreesComponent.read({**files, text: other}, name=learner.name, arms=3, members=4)
+
+
+def test_lightgbm_reads_the_same_trees(lesson):
+    component = TreesLearner(min_rows=20).fit(lesson).component
+    assert isinstance(component, TreesComponent)
+    added = component.added(lesson.x)
+    rows = np.concatenate([np.tile(lesson.x.dense[7], (3, 1)), component.table], axis=1)
+    for k, text in enumerate(component.texts):
+        raw = lightgbm.Booster(model_str=text).predict(rows, raw_score=True)
+        assert np.asarray(raw) == pytest.approx(added[7, :, k], abs=1e-12)
+
+
+def test_a_row_is_the_same_in_a_crowd(lesson, learner):
+    component = learner.fit(lesson).component
+    crowd = component.added(lesson.x)
+    for i in (0, 57, 399):
+        np.testing.assert_array_equal(component.added(lesson.x[np.array([i])])[0], crowd[i])
+
+
+SAMPLES = (1, 2, 4, 8)
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_more_samples_never_look_worse_where_the_verifier_is_sound(make_world, sound):
+    """Outcomes that FALL with n on every other prompt: believed of a reward model, not of an exact check."""
+    world = make_world(300).matrix
+    specs = {f"small/n{n}": ArmSpec(backend="small", strategy=BestOfNSpec(n=n, verifier="v")) for n in SAMPLES}
+    rng = np.random.default_rng(0)
+    easy = np.array(["basket" in t for t in world.texts])
+    chance = np.where(easy[:, None], [0.9, 0.7, 0.5, 0.3], [0.1, 0.3, 0.5, 0.8])
+    blank = np.full(chance.shape, np.nan)
+    matrix = dataclasses.replace(
+        world,
+        arms=tuple(specs),
+        quality=(rng.random(chance.shape) < chance).astype(float),
+        cost=np.tile(np.array(SAMPLES, float), (300, 1)),
+        tokens=blank,
+        latency=blank,
+        draws=np.ones(chance.shape),
+    )
+    verifier = ExactCheckSpec() if sound else RewardModelSpec(model="m")
+    lesson = lesson_of(matrix, specs=specs, verifiers={"v": verifier})
+    assert bool(lesson.rising) == sound
+    added = TreesLearner(min_rows=20).fit(lesson).component.added(lesson.x)
+    falls = (np.diff(added, axis=1) < -1e-9).any()
+    assert falls != sound
+
+
+def test_arm_features_say_what_is_known(make_world):
+    matrix = make_world(50).matrix
+    specs = {
+        "small/best_of_8": ArmSpec(backend="small", strategy=BestOfNSpec(n=8, verifier="v")),
+        "small/single": ArmSpec(backend="small", strategy=SingleSpec()),
+    }
+    found = arm_features(matrix, specs, {"v": ExactCheckSpec()})
+    assert found.table.shape == (3, 16)
+    assert found.rising == (6, 14)
+    assert found.table[:, 6].tolist() == [-1, 3, -1]
+    assert found.table[:, 7].tolist() == [-1, -1, 0]
+    assert arm_features(matrix, {}, {}).table.shape == (3, 12)
+
+
+def test_settings_out_of_range_are_errors_that_name_them():
+    with pytest.raises(ConfigError, match="leaves=65: the router reads trees of at most 64 leaves"):
+        TreesLearner(leaves=65)
+    with pytest.raises(ConfigError, match="rounds=0: it must be at least 1"):
+        TreesLearner(rounds=0)
+    with pytest.raises(ConfigError, match=r"column_share=1\.5: it must lie in \(0, 1\]"):
+        TreesLearner(column_share=1.5)
