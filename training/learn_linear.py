@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sparse
+from scipy.linalg import solve_triangular
 
 from ..router.familiarity import CLIP
 from ..router.features import Features, FeatureSpec
@@ -35,8 +36,10 @@ SHARED = (0.0, 0.5, 0.8)
 DENSE_LENGTH = 0.4
 """Mean squared length of a prompt's dense columns beside that of its text, which is 1. On BIG-Bench Hard .15 to 1.2 do
 alike."""
-SEARCH_PROMPTS = 3_000
+SEARCH_PROMPTS = 2_000
 """Priors are chosen on at most so many prompts: their best width does not depend on how many there are."""
+JITTER = 1e-6
+"""Added to the diagonal of the prompts' products with each other, of about 1, so that it has a Cholesky factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +103,22 @@ class TwoParameterLearner:
     def fit(self, lesson: Lesson) -> Learned:
         """Fit the K members."""
         design = _Design.of(lesson.x, text=True, columns=self.columns)
-        task = _Task.of_quality(lesson)
+        task, small = _Task.of_quality(lesson), _Small.of(design)
+        solved = small.design if small.whole else design
         a, members = len(lesson.matrix.arms), lesson.members
         # Two arms of equal discrimination do not differ by the prompt, so here the outcomes themselves are what counts.
-        width = _best(replace(task, differences=False), design, lambda v: _mix(v, 1.0, a)[:1], WIDTHS)
+        width = _best(replace(task, differences=False), small, lambda v: _mix(v, 1.0, a)[:1], WIDTHS)
         discrimination, start = np.ones((members, a)), None
         every = np.arange(members)
         for turn in range(self.turns):
             mix = np.sqrt(width) * discrimination[:, None, :]
-            start, z = _solve(design, task.weight(every), task, every, mix, start=start)
+            start, z = _solve(solved, task.weight(every), task, every, mix, start=start)
             if turn + 1 < self.turns:
                 ease = (z / discrimination.astype(np.float32)[None]).mean(axis=2)
                 discrimination = self._discriminations(ease, task, every)
         assert start is not None
+        if small.whole:
+            start = small.back(start)
         scores = design.map_of(np.sqrt(width) * start.transpose(0, 2, 1).reshape(len(start), members))
         loading = np.ascontiguousarray(discrimination.T)[None]
         return _learned(LinearComponent(name=self.name, scores=scores, members=members, loading=loading), lesson)
@@ -157,7 +163,8 @@ class AmountsLearner:
     def fit(self, lesson: Lesson) -> LearnedAmounts:
         """Fit on all prompts, and K times without a fold for the ratios out of fold."""
         design = _Design.of(lesson.x, text=True, columns=self.columns)
-        parts = [_fit_logs(design, values, lesson) for values in (lesson.matrix.cost, lesson.matrix.tokens)]
+        small = _Small.of(design)
+        parts = [_fit_logs(design, small, values, lesson) for values in (lesson.matrix.cost, lesson.matrix.tokens)]
         logs = design.map_of(
             np.concatenate([weights for weights, _, _ in parts], axis=1),
             offset=np.concatenate([smear for _, smear, _ in parts]),
@@ -170,13 +177,15 @@ class AmountsLearner:
 
 
 def _fit_quality(name: str, design: "_Design", lesson: Lesson) -> Learned:
-    task = _Task.of_quality(lesson)
+    task, small = _Task.of_quality(lesson), _Small.of(design)
     a, members = len(lesson.matrix.arms), lesson.members
-    width = _best(task, design, lambda v: _mix(v, 0.5, a), WIDTHS)
-    shared = _best(task, design, lambda s: _mix(width, s, a), SHARED)
+    width = _best(task, small, lambda v: _mix(v, 0.5, a), WIDTHS)
+    shared = _best(task, small, lambda s: _mix(width, s, a), SHARED)
     mix = np.repeat(_mix(width, shared, a)[None], members, axis=0)
     every = np.arange(members)
-    u, _ = _solve(design, task.weight(every), task, every, mix)
+    u, _ = _solve(small.design if small.whole else design, task.weight(every), task, every, mix)
+    if small.whole:
+        u = small.back(u)
     # (p, K, c) by (c, a) -> (p, a * K): the arms' columns with the members beside each other.
     weights = np.einsum("pkc,ca->pak", u, mix[0].astype(np.float32), optimize=True).reshape(len(u), a * members)
     return _learned(LinearComponent(name=name, scores=design.map_of(weights), members=members), lesson)
@@ -195,7 +204,9 @@ def _mix(width: float, shared: float, a: int) -> np.ndarray:
 # ── amounts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _fit_logs(design: "_Design", values: np.ndarray, lesson: Lesson) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _fit_logs(
+    design: "_Design", small: "_Small", values: np.ndarray, lesson: Lesson
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights (p, a) of all prompts' model, smearing offsets (a,), and smeared logarithms out of fold (n, a)."""
     n, a = values.shape
     logged = ~np.isnan(values).all(axis=0)
@@ -219,11 +230,14 @@ def _fit_logs(design: "_Design", values: np.ndarray, lesson: Lesson) -> tuple[np
         logistic=False,
         differences=False,
     )
-    width = _best(task, design, lambda v: _mix(v, 0.5, a), AMOUNT_WIDTHS)
+    width = _best(task, small, lambda v: _mix(v, 0.5, a), AMOUNT_WIDTHS)
     mix = np.repeat(_mix(width, 0.5, a)[None], members, axis=0)
     every = np.arange(members)
-    u, z = _solve(design, task.weight(every), task, every, mix)
-    weights = (u[:, -1] @ mix[-1].astype(np.float32)) * spread.astype(np.float32)
+    u, z = _solve(small.design if small.whole else design, task.weight(every), task, every, mix)
+    u = u[:, -1:]
+    if small.whole:
+        u = small.back(u)
+    weights = (u[:, 0] @ mix[-1].astype(np.float32)) * spread.astype(np.float32)
     at = (np.arange(n), lesson.fold)
     out = np.clip((base[lesson.fold] + spread * z[at]), -MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = np.where(np.isnan(log), np.nan, np.exp(out))
@@ -293,6 +307,22 @@ class _Design:
     def _blocks(self) -> list[Any]:
         return [b for b in (self.text, self.dense, self.embedding) if b is not None]
 
+    def __len__(self) -> int:
+        return self._blocks[0].shape[0]
+
+    def products(self) -> np.ndarray:
+        """Products (n, n) of the prompts' centred rows with each other, float64."""
+        total, at_centre, start = np.zeros((len(self), len(self))), np.zeros(len(self)), 0
+        for block in self._blocks:
+            end = start + block.shape[1]
+            exact = block.astype(np.float64)
+            own = exact @ exact.T
+            total += own.toarray() if sparse.issparse(own) else own
+            at_centre += exact @ self.centre[start:end].astype(np.float64)
+            start = end
+        square = float((self.centre.astype(np.float64) ** 2).sum())
+        return total - at_centre[:, None] - at_centre[None, :] + square
+
     def rows(self, index: np.ndarray) -> "_Design":
         """The design of some prompts, centred as the whole is."""
         parts = {
@@ -338,6 +368,47 @@ class _Design:
             dense_weights=parts.get("dense", none)[0],
             embedding_weights=parts["embedding"][0] if "embedding" in parts else None,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Small:
+    """Some prompts' rows of a design, turned so that there are no more columns than prompts.
+
+    Priors N(0, 1) on all columns do not change when these are turned, so a model of the turned rows L, L L' = X X',
+    says the same of every prompt as one of X; its weights are u = X' L'^-1 v. With a few hundred prompts of 32,768
+    columns that is a hundred times less work.
+
+    index : of the prompts; whole : they are all of them. design : the turned rows. factor : L, float64.
+    """
+
+    index: np.ndarray
+    whole: bool
+    design: _Design
+    factor: np.ndarray
+    origin: _Design
+
+    @classmethod
+    def of(cls, design: _Design) -> "_Small":
+        """Turn all prompts, or a sample of SEARCH_PROMPTS."""
+        n = len(design)
+        whole = n <= SEARCH_PROMPTS
+        index = np.arange(n) if whole else np.sort(np.random.default_rng(0).choice(n, SEARCH_PROMPTS, replace=False))
+        origin = design if whole else design.rows(index)
+        factor = np.linalg.cholesky(origin.products() + JITTER * np.eye(len(index)))
+        turned = replace(
+            origin,
+            text=None,
+            dense=None,
+            embedding=factor.astype(np.float32),
+            centre=np.zeros(len(index), dtype=np.float32),
+        )
+        return cls(index=index, whole=whole, design=turned, factor=factor, origin=origin)
+
+    def back(self, v: np.ndarray) -> np.ndarray:
+        """Weights (p, J, c) of the design's own columns, from those of the turned ones (n, J, c)."""
+        n, j, c = v.shape
+        alpha = solve_triangular(self.factor, v.reshape(n, j * c), lower=True, trans="T")
+        return self.origin.transposed_times(alpha).astype(np.float32).reshape(-1, j, c)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -414,16 +485,14 @@ def trust(matrix: OutcomeMatrix) -> np.ndarray:
     return (1 / (r + (1 - r) / draws)).astype(np.float32)
 
 
-def _best(task: _Task, design: _Design, mix_of: Callable[[float], np.ndarray], tried: Sequence[float]) -> float:
+def _best(task: _Task, small: "_Small", mix_of: Callable[[float], np.ndarray], tried: Sequence[float]) -> float:
     """The value whose mix (c, a) predicts the folds left out best, on a sample of the prompts."""
-    n = len(task.fold)
-    if n > SEARCH_PROMPTS:
-        index = np.sort(np.random.default_rng(0).choice(n, SEARCH_PROMPTS, replace=False))
-        task, design = task.rows(index), design.rows(index)
+    if not small.whole:
+        task = task.rows(small.index)
     folds = np.unique(task.fold)
     members = np.tile(folds, len(tried))
     mix = np.repeat(np.stack([mix_of(v) for v in tried]), len(folds), axis=0)
-    _, z = _solve(design, task.weight(members), task, members, mix)
+    _, z = _solve(small.design, task.weight(members), task, members, mix)
     sums = np.zeros((len(tried), 2))
     for j, member in enumerate(members.tolist()):
         sums[j // len(folds)] += task.error(z[:, j], member)

@@ -117,7 +117,7 @@ def test_a_member_does_not_see_the_outcomes_of_its_fold(learner):
     other = dataclasses.replace(lesson, matrix=dataclasses.replace(lesson.matrix, quality=changed))
     # The width of the priors is chosen on all folds, so it must be the same for the member to be.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("howhard.training.learn_linear._best", lambda task, design, mix_of, tried: 0.5)
+        patch.setattr("howhard.training.learn_linear._best", lambda task, small, mix_of, tried: 0.5)
         before, after = learner.fit(lesson).component.added(lesson.x), learner.fit(other).component.added(lesson.x)
     assert (before[:, :, 1] == after[:, :, 1]).all()
     assert (before[:, :, 0] != after[:, :, 0]).any()
@@ -201,6 +201,16 @@ def test_one_outcome_of_an_arm_and_none_of_another_are_taken(learner):
     assert np.abs(added).max() < 12
 
 
+@pytest.mark.parametrize("learner", LEARNERS, ids=str)
+def test_turned_rows_give_the_answer_of_the_rows_as_they_are(learner, monkeypatch):
+    lesson, _ = a_lesson(120)
+    monkeypatch.setattr("howhard.training.learn_linear._best", lambda task, small, mix_of, tried: 0.5)
+    turned = learner.fit(lesson).component.added(lesson.x)
+    monkeypatch.setattr("howhard.training.learn_linear.SEARCH_PROMPTS", 60)
+    assert learner.fit(lesson).component.added(lesson.x) == pytest.approx(turned, abs=0.02)
+    assert np.abs(turned).max() > 0.5
+
+
 def test_an_encoder_learner_without_embeddings_says_so():
     lesson, _ = a_lesson(20, embedding=False)
     with pytest.raises(TableError, match="name an encoder"):
@@ -215,7 +225,7 @@ def test_the_ridge_behind_amounts_is_the_closed_form():
     lesson = lesson_of(np.ones((n, 1)), ["x"] * n, cost=cost, embedding=False)
     x = Features(vectors, SparseRows(np.zeros(n + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), 1024))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("howhard.training.learn_linear._best", lambda task, design, mix_of, tried: 2.0)
+        patch.setattr("howhard.training.learn_linear._best", lambda task, small, mix_of, tried: 2.0)
         found = AmountsLearner().fit(dataclasses.replace(lesson, x=x))
     root = np.sign(vectors) * np.sqrt(np.abs(vectors))
     z = np.clip((root - root.mean(axis=0)) / (6 * root.std(axis=0)), -1, 1)
