@@ -16,7 +16,7 @@ odd, hence has an inverse; Karp and Rabin 1987). Arithmetic mod 2^64 is exact, s
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -360,7 +360,7 @@ _PAIR_FACTOR, _GRAM_FACTOR = np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0xA0761D64
 _ANY_NUMBER = np.uint64(0x165667B19E3779F9)
 _32, _64 = np.uint64(32), np.uint64(64)
 
-_TF = np.array([0.0, *(1 + math.log(count) for count in range(1, 4096))])
+_TF = np.array([0.0, *(1 + math.log(count) for count in range(1, 2**13))])
 _TF_SQUARED = np.round(_TF**2 * 2**20).astype(np.int64)  # fixed point: sums are exact in any order
 _TEN = np.array([float(f"1e{i - 1}") for i in range(31)])  # at i: ten to the power i - 1
 _OPTION = np.isin(np.arange(256), list(b"ABCDEFGHabcdefgh"))
@@ -375,8 +375,7 @@ _ABOVE_AT, _DECIMALS_AT, _OPTIONS_AT, _DISTINCT_AT = range(_OF_NUMBERS_AT.stop, 
 # ── from texts to tokens ────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Chunk:
+class _Chunk(NamedTuple):
     """Texts first .. first + n as bytes: a space, 0xFF and a space before, between and after them.
 
     characters : length of each text, before it was cut. sizes : bytes of each text with the three after it.
@@ -393,8 +392,7 @@ class _Chunk:
         return len(self.sizes)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Tokens:
+class _Tokens(NamedTuple):
     """Runs of bytes of one kind in order, of every text also the END after it.
 
     start, end, kind, row : places in the chunk, kind, and which text.
@@ -601,13 +599,12 @@ def _hash_text(
     np.not_equal(key[1:], key[:-1], out=new[1:-1])
     edge = new.nonzero()[0]
     key, count = key.take(edge[:-1]), edge[1:] - edge[:-1]
-    bounds = key.searchsorted(np.arange(chunk.n, dtype=np.uint32) << np.uint32(bits))
-    bounds = np.concatenate([bounds, [len(key)]])
-    squares = np.zeros(len(key) + 1, dtype=np.int64)
-    np.cumsum(_TF_SQUARED.take(count), out=squares[1:])
-    norm = squares.take(bounds)
-    norm = np.sqrt((norm[1:] - norm[:-1]) * 2.0**-20)
-    value = _TF.take(count)
+    bounds = np.empty(chunk.n + 1, dtype=np.intp)
+    bounds[:-1] = key.searchsorted(np.arange(chunk.n, dtype=np.uint32) << np.uint32(bits))
+    bounds[-1] = len(key)
+    # No text is without a column: its END is one.
+    norm = np.sqrt(np.add.reduceat(_TF_SQUARED.take(count, mode="clip"), bounds[:-1]) * 2.0**-20)
+    value = _TF.take(count, mode="clip")
     value /= norm.repeat(bounds[1:] - bounds[:-1])
     key &= np.uint32(width - 1)
     return bounds, key.view(np.int32), value.astype(np.float32)

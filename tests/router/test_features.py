@@ -99,9 +99,10 @@ def test_capitals_of_other_scripts_are_the_same_word():
         "a" * 10**6,
         "1 " * 10**6,
         "\n" * 10**5,
-        "🧮" * 999,
+        "🧮" * 9999,
+        "a." * 9999,
     ],
-    ids=["empty", "blank", "control", "huge number", "digits", "japanese", "long", "numbers", "lines", "emoji"],
+    ids=["empty", "blank", "control", "huge number", "digits", "japanese", "long", "numbers", "lines", "emoji", "short words"],
 )
 def test_no_text_breaks_it(text):
     rows = featurize([text], SPEC)
