@@ -287,6 +287,9 @@ def train(
     config: Annotated[
         Path | None, typer.Option("--config", help="A howhard.toml: its [fit], [objective] and [tracking] count.")
     ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Embed prompts by this model: all-MiniLM-L6-v2, another name, or a directory.")
+    ] = None,
     components: Annotated[
         str | None, typer.Option(help='What the quality is put together from: "text,neighbours,trees".')
     ] = None,
@@ -302,7 +305,7 @@ def train(
 
     configured = TrainConfig() if config is None else load_train_config(config)
     named = None if components is None else components.split(",")
-    settings = fit_settings(configured.fit, components=named, seed=seed)
+    settings = fit_settings(configured.fit, encoder=encoder, components=named, seed=seed)
     _print(
         go(
             source, out, mapping=column or [], runs=run or [], experiment=experiment, value=value,

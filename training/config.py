@@ -4,6 +4,7 @@ It is read whole and checked whole before any work is done: an unknown key is an
 name, never ignored. What a field means stands at the field; `howhard config` prints a commented example.
 """
 
+import dataclasses
 import re
 import tomllib
 import types
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from ..router.encoder import EncoderSpec
 from ..router.objective import Objective
 from ..strategies import ArmSpec, BackendSpec, VerifierSpec
 from ..strategies.errors import ConfigError, nearest
@@ -139,15 +141,27 @@ def parse_config(text: str, *, source: str = "configuration") -> Config:
     return _checked(_parsed(text, source), source)
 
 
-def fit_settings(table: dict[str, Any], **changes: Any) -> "FitSettings":
+def fit_settings(table: dict[str, Any], *, encoder: str | None = None, **changes: Any) -> "FitSettings":
     """How a router is trained, from a [fit] table; `changes` are settings that were given beside it and count first.
+
+    encoder : name or directory of the model that gives embeddings. With an encoder, here or in the table, its component
+              is one of those by default; with its component, MiniLM is the encoder by default.
 
     Raises ConfigError for an unknown key or a value that is not possible.
     """
     from .fit import FitSettings
 
-    given = {name: value for name, value in changes.items() if value is not None}
-    return from_table(FitSettings, {**table, **given}, "fit")
+    given = {**table, **{name: value for name, value in changes.items() if value is not None}}
+    settings = from_table(FitSettings, given, "fit")
+    features, components = settings.features, settings.components
+    if encoder is not None:
+        spec = EncoderSpec() if features.encoder is None else features.encoder
+        features = msgspec.structs.replace(features, encoder=msgspec.structs.replace(spec, model=encoder))
+    if features.encoder is None and "encoder" in components:
+        features = msgspec.structs.replace(features, encoder=EncoderSpec())
+    if features.encoder is not None and "components" not in given:
+        components = (*components, *(() if "encoder" in components else ("encoder",)))
+    return dataclasses.replace(settings, features=features, components=components)
 
 
 def _read(path: Path) -> str:
@@ -377,6 +391,7 @@ latency_prompts = 16                  # every arm is run alone on so many prompt
 # seed = 0
 # trees = { rounds = 25, leaves = 15 }
 # guard = { strange_share = 0.05 }    # largest share of familiar prompts that may be taken for strange ones
+#                                     # an encoder too: [fit.features.encoder] model = "all-MiniLM-L6-v2"
 
 [tracking]
 uri = "sqlite:///mlflow.db"

@@ -177,3 +177,17 @@ def test_a_wrong_setting_of_a_fit_names_it(tmp_path, old, new, said, rest):
     with pytest.raises(ConfigError, match=r"howhard\.toml") as caught:
         load_train_config(path)
     assert said in str(caught.value)
+
+
+def test_an_encoder_brings_its_component_and_the_component_its_encoder():
+    plain = FitSettings()
+    named = fit_settings({}, encoder="some/model")
+    assert named.features.encoder.model == "some/model"
+    assert named.components == (*plain.components, "encoder")
+    assert fit_settings({"components": ["text", "encoder"]}).features.encoder.model == "all-MiniLM-L6-v2"
+    static = {"features": {"encoder": {"model": "potion", "kind": "model2vec"}}}
+    assert fit_settings(static).components == named.components
+    other = fit_settings(static, encoder="other", components=["text"])
+    assert (other.features.encoder.kind, other.features.encoder.model) == ("model2vec", "other")
+    assert other.components == ("text",)
+    assert fit_settings({}) == plain
