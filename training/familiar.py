@@ -10,15 +10,15 @@ import numpy as np
 
 from ..router.familiarity import Familiarity, rooted
 from ..router.features import Features
-from .clusters import k_means
+from .clusters import k_means, squared_distances
 
 PROMPTS_PER_CENTRE = 15
-NARROWEST = 0.1
+NARROWEST = 0.03
 """Least width of a centre, as a share of the feature's spread over all prompts."""
 PRIOR = 10.0
 """Prompts that the average over all centres counts for in a centre's width and typical distance."""
 _MOST = 4_000
-"""Prompts that centres are sought on, and eight times as many that widths are measured on."""
+"""Prompts that centres are sought on, and four times as many that widths are measured on."""
 
 
 def describe(x: Features, *, centres: int, seed: int) -> Familiarity:
@@ -27,7 +27,7 @@ def describe(x: Features, *, centres: int, seed: int) -> Familiarity:
     A centre's width and typical distance are shrunk to the average over all centres, and no width is below NARROWEST.
     """
     rng = np.random.default_rng(seed)
-    pick = rng.permutation(len(x))[: 8 * _MOST]
+    pick = rng.permutation(len(x))[: 4 * _MOST]
     root = rooted(x.dense[pick])
     mean, spread = root.mean(axis=0), root.std(axis=0)
     # A column that never varied counts as it is: where a prompt is the first to have it, that is news.
@@ -36,10 +36,9 @@ def describe(x: Features, *, centres: int, seed: int) -> Familiarity:
     frame = Familiarity(mean, weight, 0 * blank, blank, np.ones(1, dtype=np.float32))
     z = frame.standardised(x[pick])
     found = k_means(z[:_MOST], min(centres, max(1, len(z) // PROMPTS_PER_CENTRE)), seed, rounds=10)
-    own = dataclasses.replace(frame, centres=found, widths=np.ones_like(found)).nearest_of(z)[0]
+    own = squared_distances(z, found).argmin(axis=1)
     n = np.bincount(own, minlength=len(found))[:, None]
-    square = np.zeros(found.shape)
-    np.add.at(square, own, (z - found[own]) ** 2)
+    square = np.stack([((z[own == i] - found[i]) ** 2).sum(axis=0) for i in range(len(found))])
     pooled = np.maximum(square.sum(axis=0) / len(z), NARROWEST**2)
     widths = np.sqrt(np.maximum((square + PRIOR * pooled) / (n + PRIOR), NARROWEST**2)).astype(np.float32)
     shaped = dataclasses.replace(frame, centres=found, widths=widths, limits=np.ones(len(found), dtype=np.float32))
