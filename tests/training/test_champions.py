@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from howhard.router.features import FeatureSpec
 from howhard.router.objective import Objective
 from howhard.router.router import Router
 from howhard.strategies.errors import InputError
@@ -14,10 +15,11 @@ from howhard.training import champions, registry, tracking
 from howhard.training.cli import main
 from howhard.training.commands import load_source
 from howhard.training.commands import promote as promote_command
-from howhard.training.fit import fit, write_router
+from howhard.training.fit import FitSettings, fit, write_router
 from howhard.training.holdout import Holdout
 
 VALUE = Objective(value=30.0)
+QUICK = FitSettings(components=("text",), folds=2, features=FeatureSpec(n_hashed=0, n_text=256))
 LEARNED, HELD = slice(0, 300), slice(300, 480)
 
 
@@ -35,7 +37,7 @@ def routers(world, make_world, tmp_path_factory):
     nothing = replace(matrix, quality=np.roll(matrix.quality, 7, axis=0))
     made = {"good": matrix.rows(rows[LEARNED]), "poor": nothing.rows(rows[LEARNED]), "leaky": matrix.rows(rows[:310])}
     for name, learned in made.items():
-        write_router(folder / name, fit(learned), dataset=name, objective=VALUE)
+        write_router(folder / name, fit(learned, settings=QUICK), dataset=name, objective=VALUE)
     return folder
 
 

@@ -22,12 +22,13 @@ class Always:
         e = self._fitted.predictor.predict_texts(prompts)
         quality = np.zeros(e.quality.shape)
         quality[:, e.index(self._arm)] = 1.0
-        return dataclasses.replace(e, quality=quality, cost=np.zeros(e.cost.shape))
+        nothing = np.zeros(e.cost.shape)
+        return dataclasses.replace(e, quality=quality, cost=nothing, benefit_se=nothing, fixed=None, familiar=None)
 
 
 class Learned:
     def __init__(self, fitted, objective=None):
-        self._fitted, self.policy = fitted, fitted.settings.policy
+        self._fitted, self.policy = fitted, fitted.policy
         self.objective = objective or Objective(value=fitted.value)
 
     def estimate(self, prompts, /):
@@ -52,7 +53,8 @@ def test_a_surely_better_router_takes_the_champions_place(fitted, held):
     assert verdict.n_prompts == 300
     assert "surely above the champion's" in verdict.reason
     rows = np.arange(300)
-    picks = fitted.settings.policy.choose(fitted.predictor.predict_texts(held.texts), champion.objective).index
+    estimates = fitted.predictor.predict_texts(held.texts).at(champion.objective)
+    picks = fitted.policy.choose(estimates, champion.objective).index
     gain = fitted.value * (held.quality[rows, picks] - held.quality[:, 0]) - (held.cost[rows, picks] - held.cost[:, 0])
     assert verdict.difference.mean == pytest.approx(gain.mean())
     assert verdict.candidate == pytest.approx((held.quality[rows, picks].mean(), held.cost[rows, picks].mean()))
