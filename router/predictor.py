@@ -257,7 +257,8 @@ def _amounts(files: Mapping[str, bytes], features: FeatureSpec, arms: int) -> Am
 def _blank(features: FeatureSpec) -> Features:
     """Features of one prompt, all of them 0."""
     empty = SparseRows(np.zeros(2, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), features.n_text)
-    return Features(np.zeros((1, len(features.names)), dtype=np.float32), empty)
+    embedding = None if features.encoder is None else np.zeros((1, features.encoder.dimension), dtype=np.float32)
+    return Features(np.zeros((1, len(features.names)), dtype=np.float32), empty, embedding)
 
 
 def _check(

@@ -16,7 +16,8 @@ import numpy as np
 
 from ..router.artifact import BackendFacts, Manifest, TrainingFacts, write_artifact
 from ..router.estimates import Estimates
-from ..router.features import Features, FeatureSpec, featurize
+from ..router.encoder import open_encoder
+from ..router.features import Features, FeatureSpec, featurize, identified
 from ..router.objective import Objective
 from ..router.policy import Policy, PolicySpec, UtilityPolicy
 from ..router.predictor import Predictor
@@ -24,6 +25,7 @@ from ..router.success import SuccessModel
 from ..strategies import ArmSpec, VerifierSpec
 from ..strategies.errors import ConfigError, TableError, nearest
 from .arm_features import arm_features
+from .embedding_cache import CachedEncoder
 from .fit_success import fit_success
 from .folds import Split, fold_of
 from .guard import FEWEST_FAMILIES, GuardReport, GuardSettings, learn_uncertainty
@@ -42,7 +44,7 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99)
 """Of latency: the median, which time is priced on, and the tails that deadlines ask for."""
 
 COMPONENTS = ("text", "encoder", "two_parameter", "neighbours", "cells", "trees", "trees_per_arm")
-"""Every component that can be fitted; "encoder" needs an embedding."""
+"""Every component that can be fitted; "encoder" is passed over where the features have no embedding."""
 
 FAMILY_FOLDS = 5
 
@@ -66,7 +68,7 @@ class FitSettings:
     seed       : of everything random; equal seeds and data give equal bytes.
     """
 
-    components: tuple[str, ...] = ("text", "neighbours", "trees")
+    components: tuple[str, ...] = ("text", "encoder", "neighbours", "trees")
     folds: int = 4
     trees: TreesLearner = field(default_factory=TreesLearner)
     guard: GuardSettings = field(default_factory=GuardSettings)
@@ -138,6 +140,12 @@ class RouterForecaster:
         return fit(train, settings=self.settings, specs=self.specs, verifiers=self.verifiers, features=features)
 
 
+def features_of(texts: Sequence[str], spec: FeatureSpec) -> Features:
+    """Features of the prompts of a table: those of `featurize`, embeddings from the cache on disk where it has them."""
+    encoder = None if spec.encoder is None else CachedEncoder(open_encoder(spec.encoder))
+    return featurize(texts, spec, encoder)
+
+
 def fit(
     matrix: OutcomeMatrix,
     *,
@@ -152,7 +160,7 @@ def fit(
     specs     : arm -> its ArmSpec, where known: their backend, kind, n and verifier become features of the arm.
     verifiers : name -> VerifierSpec, where known: they say which arms have a sound verifier, and so cannot lose by more
                 samples.
-    features  : `featurize(matrix.texts, settings.features)` where the caller has it already.
+    features  : `features_of(matrix.texts, settings.features)` where the caller has it already.
     progress  : called with the steps done so far and their number.
 
     Raises TableError for fewer than two arms, an arm without a single outcome, a quality outside [0, 1], or too few
@@ -171,9 +179,10 @@ def _fit(
     progress: Progress | None,
 ) -> Fitted:
     _check(matrix, settings)
-    learners = _learners(settings)
-    families = len(set(matrix.families))
-    by_family = settings.split == "prompt" and families >= FEWEST_FAMILIES
+    settings = dataclasses.replace(settings, features=identified(settings.features))
+    x = features_of(matrix.texts, settings.features) if features is None else features
+    learners = _learners(settings, x)
+    by_family = settings.split == "prompt" and len(set(matrix.families)) >= FEWEST_FAMILIES
     steps = iter(range(1, 100))
     total = len(learners) * (2 if by_family else 1) + 3
 
@@ -181,7 +190,6 @@ def _fit(
         if progress is not None:
             progress(next(steps), total)
 
-    x = featurize(matrix.texts, settings.features) if features is None else features
     step()
     arms = arm_features(matrix, specs, verifiers)
 
@@ -386,11 +394,12 @@ def choose_value(
 def _check(matrix: OutcomeMatrix, settings: FitSettings) -> None:
     if len(matrix.arms) < 2:
         raise TableError(f"the table has one arm, {matrix.arms[0]!r}: a router chooses among two or more")
-    for arm, column in zip(matrix.arms, matrix.quality.T, strict=True):
-        if np.isnan(column).all():
+    for j, arm in enumerate(matrix.arms):
+        known = matrix.quality[:, j][~np.isnan(matrix.quality[:, j])]
+        if not len(known):
             raise TableError(f"arm {arm!r} has no outcome in the table: leave it out")
-        if ((column < 0) | (column > 1)).any():
-            bad = column[(column < 0) | (column > 1)][0]
+        if known.min() < 0 or known.max() > 1:
+            bad = known.min() if known.min() < 0 else known.max()
             raise TableError(f"arm {arm!r} has a quality of {bad:g}: it must lie in [0, 1]")
     least = 2 * settings.folds
     if len(matrix) < least:
@@ -402,7 +411,7 @@ def _named(features: FeatureSpec) -> int:
     return len(features.names) - features.n_hashed
 
 
-def _learners(settings: FitSettings) -> list[Learner]:
+def _learners(settings: FitSettings, x: Features) -> list[Learner]:
     named = _named(settings.features)
     every: dict[str, Learner] = {
         "text": TextLearner(columns=named),
@@ -413,7 +422,7 @@ def _learners(settings: FitSettings) -> list[Learner]:
         "trees": dataclasses.replace(settings.trees, per_arm=False),
         "trees_per_arm": dataclasses.replace(settings.trees, per_arm=True),
     }
-    return [every[name] for name in settings.components]
+    return [every[name] for name in settings.components if name != "encoder" or x.embedding is not None]
 
 
 def _applied(success: SuccessModel | None, quality: np.ndarray) -> np.ndarray:
@@ -430,7 +439,7 @@ def _draft(
 ) -> Predictor:
     """The predictor without its uncertainty: every prompt familiar, and no doubt about any difference."""
     a = len(matrix.arms)
-    kept = [(one.component, w) for one, w in zip(learned, stacked.weights, strict=True) if w > 0]
+    kept = [(one.component, float(w)) for one, w in zip(learned, stacked.weights, strict=True) if w > 0]
     kept.sort(key=lambda pair: pair[0].name)  # the order in which they are read, so that sums agree to the last bit
     latency = _latency(matrix, amounts.cost)
     timed = ~np.isnan(matrix.latency).all(axis=0)

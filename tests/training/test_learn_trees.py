@@ -55,9 +55,9 @@ def test_a_prompts_out_of_fold_figure_is_that_of_the_member_that_did_not_see_it(
     np.testing.assert_allclose(learned.out_of_fold, every[np.arange(400), :, lesson.fold], atol=1e-12)
 
 
-def test_a_prompts_own_fold_has_no_say(lesson, learner):
+def test_a_prompts_own_fold_has_no_say(lesson):
     """Some outcomes of fold 2 turned round change what the others' members say, and not what is said of fold 2."""
-    settings = dataclasses.replace(learner, rounds=1)
+    settings = TreesLearner(rounds=1, min_rows=20)
     quality = lesson.matrix.quality.copy()
     before = settings.fit(lesson)
     some = np.flatnonzero(lesson.fold == 2)[:10]
