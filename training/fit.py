@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from ..router.artifact import BackendFacts, Manifest, TrainingFacts, write_artifact
-from ..router.estimates import Estimates
 from ..router.encoder import open_encoder
+from ..router.estimates import Estimates
 from ..router.features import Features, FeatureSpec, featurize, identified
 from ..router.objective import Objective
 from ..router.policy import Policy, PolicySpec, UtilityPolicy
@@ -392,7 +392,7 @@ def choose_value(
 
 
 def _check(matrix: OutcomeMatrix, settings: FitSettings) -> None:
-    if len(matrix.arms) < 2:
+    if len(matrix.arms) == 1:
         raise TableError(f"the table has one arm, {matrix.arms[0]!r}: a router chooses among two or more")
     for j, arm in enumerate(matrix.arms):
         known = matrix.quality[:, j][~np.isnan(matrix.quality[:, j])]
