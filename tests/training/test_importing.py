@@ -1,11 +1,13 @@
+import json
 from importlib import resources
 
 import pandas as pd
 import pytest
 
-from howhard.strategies.errors import TableError
+from howhard.strategies.errors import InputError, TableError
 from howhard.training import tables
-from howhard.training.importing import import_table
+from howhard.training.commands import load_source
+from howhard.training.importing import import_source, import_table
 from howhard.training.log import Log
 
 
@@ -148,3 +150,105 @@ def test_the_game_of_24_table_travels_with_its_licence_and_imports_as_it_is():
     assert quality["single/io"] == pytest.approx(0.073, abs=0.001)
     assert got.outcomes.groupby("arm")["prompt_id"].count()["single/cot"] == 99
     assert got.outcomes.groupby("arm")["cost"].mean()["tree_search_b5/gpt-4"] == pytest.approx(0.745, abs=0.001)
+
+
+def test_json_lines_are_read_with_chats_and_ids_as_they_stand(tmp_path):
+    chat = [{"role": "system", "content": "Brief."}, {"role": "user", "content": "2 + 2?"}]
+    rows = [
+        {"prompt": chat, "arm": "a", "quality": True, "completion_tokens": 3, "answer": 4, "cluster": 7},
+        {"prompt": "2 + 2?", "arm": "a", "quality": 0.5, "completion_tokens": None},
+    ]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\ufeff" + "\n".join(map(json.dumps, rows)) + "\n\n")
+    got = import_table(path)
+    assert got.prompts["text"].tolist() == ["Brief.\n2 + 2?", "2 + 2?"]
+    assert got.prompts["prompt_id"].tolist() == [tables.prompt_id(chat), tables.prompt_id("2 + 2?")]
+    assert json.loads(got.prompts["messages"][0]) == chat
+    assert pd.isna(got.prompts["messages"][1])
+    assert got.prompts["cluster"].tolist()[0] == "7"
+    assert got.outcomes["quality"].tolist() == [1.0, 0.5]
+    assert got.outcomes["answer"].tolist()[0] == "4"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"prompt": "a"}\n{', "line 2 is not JSON"),
+        ("[1]", "line 1 is not a JSON object"),
+        ("\n", "the table is empty"),
+        ('{"prompt": [{"role": "user"}], "arm": "a", "quality": 1}', "column 'prompt', row 0"),
+    ],
+)
+def test_lines_that_are_no_rows_are_refused_by_line(tmp_path, text, words):
+    (tmp_path / "t.jsonl").write_text(text)
+    with pytest.raises(TableError, match=words):
+        import_table(tmp_path / "t.jsonl")
+
+
+def test_prompts_of_a_megabyte_and_of_other_scripts_are_imported_and_empty_ones_are_not(tmp_path):
+    texts = ["word " * 200_000, "三加三等于几？", "كم يساوي ٣ + ٣؟", "e\u0301\u200b🙂"]
+    df = pd.DataFrame({"prompt": texts, "arm": "a", "quality": 1, "cost": 1.0})
+    got = import_table(write(df, tmp_path / "t.parquet"))
+    assert got.prompts["text"].tolist() == texts
+    for empty in ("", " \n", None):
+        path = write(df.assign(prompt=[*texts[:3], empty], prompt_id=list("abcd")), tmp_path / "e.parquet")
+        with pytest.raises(TableError, match=r"'prompt', row 3: .*: no prompt\. Drop the row"):
+            import_table(path)
+
+
+def test_the_same_sample_twice_is_refused_by_rows_even_where_samples_are_averaged(tmp_path):
+    df = pd.concat([with_samples(), with_samples().iloc[[2]]])
+    with pytest.raises(TableError, match=r"rows 2 and 8 have the same prompt, arm and sample.*sample_index=2"):
+        import_table(write(df, tmp_path / "t.parquet"), average_samples=True)
+
+
+def test_an_arm_whose_cost_was_never_logged_is_named_and_can_be_left_out(tmp_path):
+    df = long_table(cost=[0.1, None, 0.1, None])
+    path = str(write(df, tmp_path / "t.csv"))
+    with pytest.raises(TableError, match=r"arm 'best_of_4/a' can't be priced: its cost was never logged, .*--without"):
+        import_source(path)
+    got = import_source(path, without=["best_of_4/a"])
+    assert got.outcomes["arm"].tolist() == ["single/a", "single/a"]
+    with pytest.raises(TableError, match="arm 'single' to leave out; did you mean 'single/a'"):
+        import_source(path, without=["single"])
+    with pytest.raises(TableError, match="no outcome is left"):
+        import_source(path, without=["best_of_4/a", "single/a"])
+    with pytest.raises(TableError, match="1 of its 2 rows have no cost"):
+        import_source(str(write(long_table(), tmp_path / "gaps.csv")))
+
+
+def test_raw_samples_of_which_some_have_no_cost_are_refused_and_none_is_said(tmp_path):
+    df = with_samples().assign(cost=[1.0, None, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    with pytest.raises(TableError, match="arm 'sample/a' can't be priced: 1 of 6 raw samples have no cost"):
+        import_table(write(df, tmp_path / "t.parquet"))
+    notes = import_table(write(with_samples(), tmp_path / "t.parquet")).notes
+    assert any("no cost of a raw sample was logged" in note for note in notes)
+
+
+def test_families_are_kept_with_the_log_and_notes_are_not_repeated(tmp_path):
+    path = str(write(long_table(tokens_estimated=True, cost=1.0), tmp_path / "t.csv"))
+    with Log(tmp_path / "log") as log:
+        for _ in range(2):
+            import_source(path, families={"t": "sums"}).write(log)
+        assert log.notes() == {
+            "imported": ["tokens are estimates in 100% of the rows, as the table says"],
+            "families": {"t": "sums"},
+        }
+    assert load_source(tmp_path / "log").matrix.families == ("sums", "sums")
+    assert load_source(tmp_path / "log", families={"t": "other"}).matrix.families == ("other", "other")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("trace:/chat", r"no source begins with trace:/; did you mean 'traces'"),
+        ("table.pkl", "pickles are never opened"),
+        ("none.csv", "cannot be read"),
+    ],
+)
+def test_sources_of_no_known_form_are_told(tmp_path, monkeypatch, source, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=words):
+        import_source(source)
+    with pytest.raises(InputError, match="--table is for databases"):
+        import_source(source, table="x")

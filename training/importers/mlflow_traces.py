@@ -117,7 +117,7 @@ def _row(
     """A trace as a row of FIELDS; None, and counted, where there is nothing to learn."""
     info = trace.info
     if str(getattr(info.state, "value", info.state)) != "OK":
-        counts["failed or did not end"] += 1
+        counts["failed or never ended, left out"] += 1
         return None
     quality = _judged(where, info.trace_id, info.assessments, assessment, counts)
     if quality is None:
@@ -164,10 +164,10 @@ def _judged(
             )
         held.append((_RANKS.get(str(one.source.source_type), 2), -(one.last_update_time_ms or 0), quality))
     if not held:
-        counts[f"{'have no value for' if named else 'lack'} the assessment {name!r}"] += 1
+        counts[f"{'without a value of' if named else 'without'} the assessment {name!r}, left out"] += 1
         return None
     if len({quality for *_, quality in held}) > 1:
-        counts["were judged differently by several, of whom people count before code and code before models"] += 1
+        counts["judged differently by several, where people count before code and code before models"] += 1
     return min(held)[2]
 
 
@@ -255,4 +255,4 @@ def _answer(trace: "Trace") -> str | None:
 
 
 def _told(counts: Counter[str]) -> str:
-    return "; ".join(f"{count} {what}" for what, count in counts.items())
+    return "; ".join(f"{what}: {count}" for what, count in counts.items())

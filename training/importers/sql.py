@@ -67,15 +67,15 @@ def _reading(url: str) -> "Iterator[Connection]":
     """A connection that cannot write, where the database knows such."""
     try:
         import sqlalchemy as sa
-        from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
     except ImportError as exc:
         raise ConfigError("SQLAlchemy is not installed: pip install 'howhard[train]'") from exc
     try:
         engine = sa.create_engine(_read_only(sa.make_url(url)))
+    except (ImportError, NoSuchModuleError) as exc:
+        raise ConfigError(f"{_shown(url)}: its driver is not installed: {exc}. pip install it") from exc
     except ArgumentError as exc:
         raise InputError(f"{_shown(url)}: not the URL of a database: {exc}") from exc
-    except ImportError as exc:
-        raise ConfigError(f"{_shown(url)}: its driver is not installed: {exc}. pip install it") from exc
     try:
         with engine.connect() as connection:
             if engine.dialect.name == "postgresql":
