@@ -24,6 +24,9 @@ from .matrix import OutcomeMatrix, best_fixed
 FEWEST_FAMILIES = 4
 """With fewer families nothing can be learned by leaving them out: unfamiliar prompts go to the fallback arm."""
 
+_PAIRED = 100
+"""Prompts that both arms must have been given, or half of those that one was, for differences prompt by prompt."""
+
 LAMBDAS = (0.03, 0.1, 0.3, 1.0)
 """Prices at which guards are tried where no values are given: the dearest arm's mean cost / value of a right answer."""
 
@@ -308,12 +311,16 @@ class _Judge:
     def best(self, strange: np.ndarray) -> float:
         """The strength for familiar prompts of the highest gain; one that loses at no objective goes before others.
 
+        To lose is a mean gain below 0 by more than the tolerance and one standard error: what is noise does not count.
+
         strange : (n,) bool, prompts that go to the fallback arm.
         """
         strengths = self._settings.strengths
-        gains = np.array([np.where(strange, 0.0, self._gains(False, s)).mean(axis=1) for s in strengths])
-        safe = (gains >= 0).all(axis=1)
-        score = np.where(safe | ~safe.any(), gains.mean(axis=1), -np.inf)
+        gains = [np.where(strange, 0.0, self._gains(False, s)) for s in strengths]
+        mean = np.array([g.mean(axis=1) for g in gains])
+        error = np.array([g.std(axis=1) for g in gains]) / math.sqrt(len(strange))
+        safe = (mean >= -np.maximum(self._settings.tolerance, error)).all(axis=1)
+        score = np.where(safe | ~safe.any(), mean.mean(axis=1), -np.inf)
         return strengths[int(score.argmax())]
 
     def _gains(self, strange: bool, strength: float) -> np.ndarray:
@@ -367,42 +374,63 @@ def pairwise_error(
         error^2 = sum_c (n_c / n) * (mean_c^2 - variance_c / n_c)
 
     over families, and (unless `cells_only`) over deciles of the predicted difference; the larger counts, and never less
-    than the square of the standard error of the mean difference. Two arms that never ran on the same prompt have the
-    largest error of the others.
+    than the square of the standard error of the mean difference. Where too few prompts were given to both arms, the
+    mean of a cell is the difference of the arms' own means in it, each with its own variance. An arm with fewer than
+    two outcomes has the largest error of the others, 1 where there is none.
 
     family : int (n,).
     """
     a = quality.shape[1]
+    residual = matrix.quality - quality
     error = np.full((a, a), np.nan)
     np.fill_diagonal(error, 0.0)
     for i in range(a):
         for j in range(i + 1, a):
-            predicted = quality[:, i] - quality[:, j]
-            residual = matrix.quality[:, i] - matrix.quality[:, j] - predicted
-            there = ~np.isnan(residual)
-            r = residual[there]
-            if len(r) < 2:
+            each = [residual[:, i], residual[:, j]]
+            runs = [int((~np.isnan(r)).sum()) for r in each]
+            if min(runs) < 2:
                 continue
-            worst = max(r.var(ddof=1) / len(r), systematic(r, family[there]))
+            paired = int((~np.isnan(each[0] - each[1])).sum())
+            if paired >= min(_PAIRED, max(2, min(runs) / 2)):
+                each = [each[0] - each[1]]
+            there = ~np.isnan(each).all(axis=0)
+            each = [r[there] for r in each]
+            cells = [family[there]]
             if not cells_only:
-                decile = np.empty(len(r), dtype=int)
-                order = np.argsort(predicted[there], kind="stable")
-                decile[order] = np.arange(len(r)) * min(10, len(r) // 2) // len(r)
-                worst = max(worst, systematic(r, decile))
-            error[i, j] = error[j, i] = math.sqrt(worst)
+                cells.append(_deciles((quality[:, i] - quality[:, j])[there]))
+            noise = sum(float(np.nanvar(r, ddof=1)) / int((~np.isnan(r)).sum()) for r in each)
+            error[i, j] = error[j, i] = math.sqrt(max(noise, *(systematic(each, c) for c in cells)))
     most = np.nanmax(error)
     return np.where(np.isnan(error), most if most > 0 else 1.0, error)
 
 
-def systematic(residual: np.ndarray, cell: np.ndarray) -> float:
-    """Mean square of the cells' true mean residuals: sum_c (n_c / n) * (mean_c^2 - variance_c / n_c), cells of 2 up."""
-    n = np.bincount(cell).astype(float)
-    used = n >= 2
-    safe = np.where(used, n, 2)
-    mean = np.bincount(cell, residual) / np.maximum(n, 1)
-    square = np.bincount(cell, residual**2) / np.maximum(n, 1)
-    variance = np.maximum(square - mean**2, 0) * safe / (safe - 1)
-    return float((n / n.sum() * (mean**2 - variance / safe))[used].sum())
+def systematic(residuals: Sequence[np.ndarray], cell: np.ndarray) -> float:
+    """Mean square of the cells' true mean residuals: sum_c (n_c / n) * (mean_c^2 - noise_c), cells of two outcomes up.
+
+    residuals : one array (n,) of differences, mean_c being their mean and noise_c their variance / n_c; or two, NaN
+                where not known, of one arm each: mean_c is then the difference of their means, noise_c the sum.
+    """
+    cells = int(cell.max()) + 1
+    mean, noise, count, used = np.zeros(cells), np.zeros(cells), np.zeros(cells), np.ones(cells, dtype=bool)
+    for sign, residual in zip((1.0, -1.0), residuals, strict=False):
+        known = ~np.isnan(residual)
+        at, r = cell[known], residual[known]
+        n = np.bincount(at, minlength=cells).astype(float)
+        own = np.bincount(at, r, minlength=cells) / np.maximum(n, 1)
+        square = np.bincount(at, (r - own[at]) ** 2, minlength=cells)
+        mean += sign * own
+        noise += square / np.maximum(n - 1, 1) / np.maximum(n, 1)
+        count += n
+        used &= n >= 2
+    return float((count / count.sum() * (mean**2 - noise))[used].sum())
+
+
+def _deciles(predicted: np.ndarray) -> np.ndarray:
+    """Tenth (n,) that each prediction lies in, by rank; fewer, of two or more, where there are few."""
+    n = len(predicted)
+    decile = np.empty(n, dtype=int)
+    decile[np.argsort(predicted, kind="stable")] = np.arange(n) * min(10, n // 2) // n
+    return decile
 
 
 def _inflation(error: np.ndarray, members: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
