@@ -162,22 +162,28 @@ def fingerprint_of(directory: Path) -> str:
 class _Opened:
     spec: EncoderSpec
     embed: Callable[[str], NDArray[np.float32]]
-    threads: Callable[[int], int]
+    threads: Callable[[int], None] = lambda n: None  # how many cores the calling thread may use
+    usual: int = 1
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         out = np.zeros((len(texts), self.spec.dimension), dtype=np.float32)
-        if len(texts) < _SPREAD:
-            with _threads(self.threads, 1):
-                for row, text in zip(out, texts, strict=True):
-                    row[:] = self._one(text)
-            return out
-        with (
-            _threads(self.threads, 1),
-            ThreadPoolExecutor(os.cpu_count(), initializer=self.threads, initargs=(1,)) as pool,
-        ):
-            for row, embedding in zip(out, pool.map(self._one, texts), strict=True):
-                row[:] = embedding
+        with self._one_core():
+            if len(texts) < _SPREAD:
+                rows = [self._one(text) for text in texts]
+            else:
+                with ThreadPoolExecutor(os.cpu_count(), initializer=self.threads, initargs=(1,)) as pool:
+                    rows = list(pool.map(self._one, texts))
+        if rows:
+            np.stack(rows, out=out)
         return out
+
+    @contextmanager
+    def _one_core(self) -> Iterator[None]:
+        self.threads(1)
+        try:
+            yield
+        finally:
+            self.threads(self.usual)
 
     def _one(self, text: str) -> NDArray[np.float32]:
         # Lone surrogates are no Unicode, and tokenizers refuse them.
@@ -185,15 +191,6 @@ class _Opened:
         embedding = self.embed(clean)
         length = np.sqrt(np.einsum("i,i->", embedding, embedding))
         return embedding / length if length > 0 else np.zeros_like(embedding)
-
-
-@contextmanager
-def _threads(limit: Callable[[int], int], n: int) -> Iterator[None]:
-    before = limit(n)
-    try:
-        yield
-    finally:
-        limit(before)
 
 
 def _open(spec: EncoderSpec) -> _Opened:
@@ -231,12 +228,9 @@ def _transformer(directory: Path, spec: EncoderSpec) -> _Opened:
                 tokens: dict[str, Any] = dict(model.preprocess([text]))
             return model(tokens)["sentence_embedding"][0].float().numpy()
 
-    def threads(n: int) -> int:
-        before = torch.get_num_threads()
-        torch.set_num_threads(n)
-        return before
-
-    return _Opened(msgspec.structs.replace(spec, dimension=len(embed("x"))), embed, threads)
+    return _Opened(
+        msgspec.structs.replace(spec, dimension=len(embed("x"))), embed, torch.set_num_threads, torch.get_num_threads()
+    )
 
 
 def _static(directory: Path, spec: EncoderSpec) -> _Opened:
@@ -247,7 +241,7 @@ def _static(directory: Path, spec: EncoderSpec) -> _Opened:
     def embed(text: str) -> NDArray[np.float32]:
         return np.asarray(model.encode([text], use_multiprocessing=False)[0], dtype=np.float32)
 
-    return _Opened(msgspec.structs.replace(spec, dimension=len(embed("x"))), embed, lambda n: n)
+    return _Opened(msgspec.structs.replace(spec, dimension=len(embed("x"))), embed)
 
 
 @contextmanager

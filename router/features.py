@@ -1,9 +1,9 @@
 """Numbers read off a prompt's text, without a model: what the fast predictor sees.
 
 Defined once, here: training and serving call the same function, and an artifact's manifest holds its FeatureSpec. All
-work is done by numpy over the UTF-8 bytes of a chunk of texts; about 60 us for 500 characters alone (more with
-many numbers), 10 us in a batch. Every value is finite whatever the text holds, a row depends on its own text alone (to the last bit), and
-nothing depends on the process.
+work is done by numpy over the UTF-8 bytes of a chunk of texts; about 60 us for 500 characters alone (100 with many
+numbers), 10 us in a batch. Every value is finite whatever the text holds, a row depends on its own text alone (to the
+last bit), and nothing depends on the process.
 
 Of a text longer than HEAD + TAIL characters only its first HEAD and last TAIL are looked at (its full length is still
 counted), so that the time is bounded.
