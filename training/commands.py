@@ -399,7 +399,12 @@ def train(
             seed=seed,
         )
         left_out = families_left_out(
-            matrix, settings=settings, seed=seed, progress=partial(progress, "families left out")
+            matrix,
+            settings=settings,
+            specs=source.specs,
+            verifiers=source.verifiers,
+            seed=seed,
+            progress=partial(progress, "families left out"),
         )
     report = Report(
         f"{source.name}: {len(learned)} prompts to learn from, {int(held.sum())} held out", [on_held, left_out]
@@ -564,12 +569,15 @@ def evaluate(
             name = loaded.name if len(sources) == 1 or loaded.log is not None else f"{path.parent.name}/{loaded.name}"
             found: list[Evaluation | Skipped] = []
             halves = loaded.halves()
+            about = {"specs": loaded.specs, "verifiers": loaded.verifiers}
             try:
                 if router is not None:
                     found.append(evaluate_router(Router.load(router), matrix, halves=halves, **options))
                 for one in () if router is not None else ("prompt", "group") if split == "both" else (split,):
                     moving = partial(progress, f"{name[:18]} {one}" if len(sources) > 1 else f"{one} split")
-                    found.append(evaluate_split(matrix, one, halves=halves, progress=moving, **options, **further))
+                    found.append(
+                        evaluate_split(matrix, one, halves=halves, progress=moving, **about, **options, **further)
+                    )
             except KeyboardInterrupt:
                 if not (found or reports):
                     raise

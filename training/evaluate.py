@@ -18,6 +18,7 @@ from ..router.estimates import Estimates
 from ..router.features import Features, FeatureSpec, featurize
 from ..router.objective import Objective
 from ..router.policy import Policy, UtilityPolicy
+from ..strategies import ArmSpec, VerifierSpec
 from ..strategies.errors import TableError
 from .against import RivalPicks
 from .baselines import Forecast, Forecaster, quick_baselines, standard_baselines, stitch
@@ -157,6 +158,8 @@ def evaluate(
     baselines: Sequence[Forecaster] | None = None,
     halves: tuple[OutcomeMatrix, OutcomeMatrix] | None = None,
     rival: RivalPicks | None = None,
+    specs: Mapping[str, ArmSpec | None] | None = None,
+    verifiers: Mapping[str, VerifierSpec] | None = None,
     fold_seeds: int = 1,
     thorough: bool = False,
     draws: int = 1000,
@@ -171,6 +174,7 @@ def evaluate(
     halves     : the same prompts and arms from two disjoint halves of the samples, for the oracle of true
                  probabilities: it chooses on one half and is paid by the other.
     rival      : another router's picks, to compare with.
+    specs, verifiers : what is known of the arms, as for `fit`.
     fold_seeds : folds are made so many times, from `seed` on; the first is reported in full, of all of them mean and
                  spread of the gain.
     thorough   : also fit on shuffled outcomes, and refit with REFITS seeds. An interrupt (Ctrl-C) while further fits
@@ -185,7 +189,8 @@ def evaluate(
     rivals = list(standard_baselines(len(set(table.groups))) if baselines is None else baselines)
     if split == "group":  # a group that was left out has no mean to look up
         rivals = [r for r in rivals if r.name != "group"]
-    contenders: list[Forecaster] = [RouterForecaster(settings), *rivals]
+    own = RouterForecaster(settings, specs=specs or {}, verifiers=verifiers or {})
+    contenders: list[Forecaster] = [own, *rivals]
     further = (fold_seeds - 1) * len(contenders) + (REFITS if thorough else 0)
     moving = _Moving(progress, folds * (len(contenders) + further))
     run = partial(cross_fit, split=split, folds=folds, settings=settings, features=features, progress=moving.fold)
@@ -219,12 +224,15 @@ def evaluate(
     )
     if not further or not found.prices:
         return found
-    return _tried_again(found, whole, first, contest, run, moving, base=base, fold_seeds=fold_seeds, thorough=thorough,
-                        settings=settings, draws=draws, started=started)  # fmt: skip
+    return _tried_again(
+        found, own, table, first, contest, run, moving,
+        base=base, fold_seeds=fold_seeds, thorough=thorough, draws=draws, started=started,
+    )  # fmt: skip
 
 
 def _tried_again(
     found: Evaluation,
+    own: RouterForecaster,
     table: OutcomeMatrix,
     first: dict[str, CrossFit],
     contest: Callable[[int], dict[str, CrossFit]],
@@ -234,7 +242,6 @@ def _tried_again(
     base: Objective,
     fold_seeds: int,
     thorough: bool,
-    settings: FitSettings,
     draws: int,
     started: float,
 ) -> Evaluation:
@@ -252,13 +259,13 @@ def _tried_again(
         if thorough:
             dealt = with_shuffled_outcomes(table, seed=found.seed + 1)
             of = dealt.rows(first["router"].judged)
-            gain = gets(moving.over(run(dealt, seed=found.seed)), of) - fixed_at(of, prices)
+            gain = gets(moving.over(run(dealt, own, seed=found.seed)), of) - fixed_at(of, prices)
             shuffled = tuple((p, means.interval(g)) for p, g in zip(prices, gain, strict=True))
             sanity = dataclasses.replace(sanity, shuffled=shuffled)
             refits = [gets(first["router"])]
             for i in range(1, REFITS):
-                other = dataclasses.replace(settings, seed=settings.seed + i)
-                again = run(table, RouterForecaster(other), seed=found.seed, settings=other)
+                other = dataclasses.replace(own, settings=dataclasses.replace(own.settings, seed=own.settings.seed + i))
+                again = run(table, other, seed=found.seed)
                 refits.append(gets(moving.over(again)))
             sanity = dataclasses.replace(sanity, refits=spread(prices, refits, fixed, {}, means))
         if fold_seeds > 1:

@@ -3,7 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from howhard.training.curves import aiq, hull_cost, hull_points, hull_quality, interval, resampling_weights
+from howhard.training.curves import (
+    PairedMeans,
+    aiq,
+    hull_cost,
+    hull_points,
+    hull_quality,
+    interval,
+    ratio,
+    resampling_weights,
+    simultaneous,
+)
 
 numbers = st.floats(0.01, 1.0).map(lambda x: round(x, 3))
 planes = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=6).map(lambda p: np.array(p).T)
@@ -95,3 +105,40 @@ def test_resampling_families_moves_whole_families_and_widens_the_interval():
     wide = interval(x.mean(), weights @ x)
     narrow = interval(x.mean(), resampling_weights(np.arange(200), draws=400, seed=0) @ x)
     assert wide.high - wide.low > 2.5 * (narrow.high - narrow.low)
+
+
+def test_simultaneous_intervals_hold_all_at_once_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    n, m, tables = 60, 6, 150
+    single = together = 0
+    for _ in range(tables):
+        x = rng.normal(0, 1, (n, m))  # the truth is 0 everywhere
+        means, drawn = PairedMeans(resampling_weights(np.arange(n), draws=300, seed=int(rng.integers(1e9)))).of(x)
+        alone = [interval(a, d) for a, d in zip(means, drawn.T, strict=True)]
+        single += all(i.low <= 0 <= i.high for i in alone)
+        together += all(i.low <= 0 <= i.high for i in simultaneous(means, drawn))
+    assert single / tables < 0.85
+    assert 0.89 < together / tables <= 1
+
+
+def test_a_single_figure_needs_no_wider_interval_and_one_that_never_varies_has_none():
+    rng = np.random.default_rng(0)
+    means, drawn = PairedMeans(resampling_weights(np.arange(200), draws=2000, seed=0)).of(rng.normal(1, 1, (200, 1)))
+    (found,) = simultaneous(means, drawn)
+    alone = interval(means[0], drawn[:, 0])
+    assert (found.low, found.high) == pytest.approx((alone.low, alone.high), abs=0.02)
+    (still,) = simultaneous(np.array([0.5]), np.full((10, 1), 0.5))
+    assert (still.low, still.high) == (0.5, 0.5)
+
+
+def test_a_ratio_is_that_of_the_sums_and_nothing_over_nothing_is_no_number():
+    means = PairedMeans(resampling_weights(np.arange(4), draws=50, seed=0))
+    assert means.ratio(np.array([1.0, 2, 3, 4]), np.array([2.0, 2, 2, 4])).mean == pytest.approx(1.0)
+    assert np.isnan(ratio(1.0, 0.0))
+    assert ratio(np.array([1.0, 1.0]), np.array([2.0, 0.0])).tolist() == pytest.approx([0.5, np.nan], nan_ok=True)
+
+
+def test_units_may_be_names_and_prompts_of_one_unit_are_drawn_together():
+    weights = resampling_weights(np.array(["a", "b", "a", "c"]), draws=50, seed=0)
+    assert (weights[:, 0] == weights[:, 2]).all()
+    assert weights.sum(axis=1) == pytest.approx(1)

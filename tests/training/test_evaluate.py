@@ -4,24 +4,28 @@ import json
 import numpy as np
 import pytest
 
+from howhard.router.features import FeatureSpec
 from howhard.router.objective import Objective
 from howhard.router.policy import UtilityPolicy
 from howhard.strategies.errors import TableError
+from howhard.training.against import RivalPicks
+from howhard.training.baselines import CellForecaster
 from howhard.training.curves import hull_quality
 from howhard.training.evaluate import (
     Evaluation,
     Skipped,
-    calibration_error,
     cross_fit,
     evaluate,
     evaluate_router,
+    evaluate_split,
     evaluate_splits,
     restrict,
 )
 from howhard.training.fit import FitSettings
 
-FAST = FitSettings(rounds=40, learning_rate=0.3)
-TINY = FitSettings(rounds=3)
+SPEC = FeatureSpec(n_text=1024)
+FAST = FitSettings(components=("neighbours",), folds=3, features=SPEC)
+TINY = FitSettings(components=("neighbours",), folds=2, features=SPEC)
 
 
 class FixedRouter:
@@ -29,7 +33,7 @@ class FixedRouter:
 
     def __init__(self, fitted, objective=None):
         self._fitted = fitted
-        self.policy = fitted.settings.policy
+        self.policy = fitted.policy
         self.objective = objective or Objective(value=fitted.value)
 
     def estimate(self, prompts, /):
@@ -215,11 +219,12 @@ def test_a_table_without_one_of_the_routers_arms_is_an_error(fitted, world):
         restrict(FixedRouter(fitted), world.matrix.columns(["small/single", "small/best_of_8"]))
 
 
-def test_hard_limits_send_the_prompts_that_cannot_keep_them_to_the_fallback(fitted, make_world):
+def test_hard_limits_send_the_prompts_that_cannot_keep_them_to_the_fallback(fitted, make_world, world):
     router = FixedRouter(fitted, Objective(value=10.0, max_cost=0.01))
     e = evaluate_router(router, make_world(60, seed=8).matrix, draws=20)
     assert e.fallback_share == 1.0
-    assert e.router.shares == {fitted.predictor.fallback: 1.0}
+    fallback = router.estimate(world.matrix.texts[:1]).at(router.objective).fallback
+    assert e.router.shares == {fallback: 1.0}
 
 
 def test_the_oracle_of_true_probabilities_is_paid_by_samples_it_did_not_choose_on(make_world, fitted):
@@ -239,14 +244,126 @@ def test_the_oracle_of_true_probabilities_is_paid_by_samples_it_did_not_choose_o
     assert e.true_oracle_gap.mean > e.oracle_gap.mean
 
 
-def test_calibration_error_of_a_perfect_forecaster_is_what_chance_gives():
-    rng = np.random.default_rng(0)
-    p = rng.uniform(0.1, 0.9, size=(1000, 4))
-    found, perfect = calibration_error(p, (rng.random(p.shape) < p).astype(float))
-    assert found == pytest.approx(perfect, rel=0.25)
-    assert perfect == pytest.approx(0.033, abs=0.006)
-    worse, _ = calibration_error(np.clip(p + 0.2, 0, 1), (rng.random(p.shape) < p).astype(float))
-    assert worse > 4 * perfect
+# ── at a price of compute ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_gains_are_utilities_over_the_fixed_arm_that_is_best_at_that_price(by_prompt, world):
+    m = world.matrix
+    for p in by_prompt.prices:
+        u = m.quality - p.price * m.cost / m.arm_cost.max()
+        best = u.mean(axis=0).argmax()
+        assert p.best_arm == m.arms[best]
+        assert p.value == pytest.approx(m.arm_cost.max() / p.price)
+        for j, arm in enumerate(m.arms):
+            s = p.standing(arm)
+            assert s.gain.mean == pytest.approx((u[:, j] - u[:, best]).mean(), abs=1e-9)
+            assert s.ahead.mean == pytest.approx(p.router.gain.mean - s.gain.mean, abs=1e-9)
+        assert p.standing(p.best_arm).gain.high == 0
+        assert p.standing("oracle (peeks)").gain.mean == pytest.approx((u.max(axis=1) - u[:, best]).mean())
+        assert p.router.gain.low > 0.1
+        assert p.standing("no features").gain.mean <= 1e-9
+        assert p.standing("difficulty probe").ahead.low > 0
+        assert p.over_hull.low > 0.1
+
+
+def test_the_best_fixed_arm_of_a_high_price_is_a_cheap_one(world):
+    e = evaluate(world.matrix, settings=TINY, draws=50, baselines=[], folds=2, lambdas=(0.01, 3.0))
+    assert [p.best_arm for p in e.prices] == ["large/single", "small/single"]
+    with pytest.raises(KeyError):
+        e.at(0.1)
+
+
+def test_costs_that_turn_out_otherwise_change_the_gain_by_what_they_cost(by_prompt, world):
+    m = world.matrix
+    p = by_prompt.at(0.3)
+    less, more = p.cost_errors[0.7].mean, p.cost_errors[1.5].mean
+    # The router's picks stay; the rival is the arm that is best fixed at the costs that turn out.
+    for factor, gain in ((0.7, less), (1.5, more)):
+        fixed = (m.quality - factor * 0.3 * m.cost / m.arm_cost.max()).mean(axis=0).max()
+        mine = p.router.quality - factor * 0.3 * p.router.cost
+        assert gain == pytest.approx(mine - fixed, abs=1e-9)
+
+
+def test_each_fold_falls_back_on_the_arm_that_was_best_on_its_own_training_prompts(world):
+    found = cross_fit(world.matrix, CellForecaster("no features", n_cells=0), settings=TINY, folds=4)
+    for part in found.parts:
+        inside = np.ones(len(world.matrix), bool)
+        inside[part.rows] = False
+        assert part.estimates.fixed.quality == pytest.approx(world.matrix.quality[inside].mean(axis=0))
+
+
+def test_prompts_that_ask_the_same_thing_are_on_one_side_and_are_drawn_together(world):
+    m = world.matrix
+    doubled = dataclasses.replace(m, clusters=tuple(f"c{i // 2}" for i in range(len(m))))
+    found = cross_fit(doubled, CellForecaster("no features", n_cells=0), settings=TINY, folds=4)
+    assert (found.fold[::2] == found.fold[1::2]).all()
+
+
+def test_by_time_later_prompts_are_judged_by_what_was_learned_from_earlier_ones(world):
+    m = world.matrix
+    times = np.datetime64("2026-01-01", "us") + np.arange(len(m)).astype("timedelta64[h]")
+    e = evaluate(dataclasses.replace(m, times=times), split="time", settings=TINY, draws=50, baselines=[], folds=3)
+    assert (e.split, e.n_prompts, e.folds) == ("time", 300, 3)
+    assert e.row("small/single").quality.mean == pytest.approx(m.quality[100:, 2].mean())
+
+
+def test_a_split_by_time_without_times_is_skipped_with_the_reason(world):
+    assert "time of every prompt" in evaluate_split(world.matrix, "time", settings=TINY, baselines=[]).reason
+
+
+def test_flags_are_judged_by_what_the_router_gets_with_them_and_without(world):
+    by_group = evaluate(world.matrix, split="group", settings=TINY, draws=100, baselines=[])
+    f = by_group.at(0.3).flagging
+    assert f.share.mean > 0.9  # another kind of prompt shares no word with those seen
+    assert f.net.mean == pytest.approx(f.with_flag.mean - f.without.mean)
+    assert f.with_flag.mean == pytest.approx(by_group.at(0.3).router.gain.mean)
+    assert {x.family for x in f.families} == set(world.matrix.families)
+    assert sum(x.n * x.with_flag for x in f.families) / 400 == pytest.approx(f.with_flag.mean)
+
+
+def test_a_rivals_picks_are_compared_at_every_price(world):
+    m = world.matrix
+    rival = RivalPicks(name="theirs", arms=dict.fromkeys(m.prompt_ids[:300], "large/single"), cost={})
+    e = evaluate(m, settings=TINY, draws=100, baselines=[], folds=2, rival=rival)
+    assert (e.against.name, e.against.n, e.against.missing) == ("theirs", 300, 100)
+    assert [d.price for d in e.against.prices] == [0.1, 0.3]
+    assert e.against.prices[1].utility.low > 0
+
+
+# ── tried again ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_thorough_evaluation_finds_nothing_in_shuffled_outcomes_and_tells_the_spread(make_world):
+    matrix = make_world(160, seed=2).matrix
+    seen = []
+    e = evaluate(
+        matrix, settings=TINY, draws=100, baselines=[CellForecaster("group")], folds=2, fold_seeds=3, thorough=True,
+        progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    s = e.sanity
+    assert [p for p, _ in s.shuffled] == [0.1, 0.3]
+    assert all(i.low <= 0.01 for _, i in s.shuffled)
+    for refits, folds, p in zip(s.refits, s.folds, e.prices, strict=True):
+        assert refits.means[0] == folds.means[0] == pytest.approx(p.router.gain.mean)
+        assert (len(refits.means), len(folds.means)) == (3, 3)
+        assert folds.gain.mean == pytest.approx(np.mean(folds.means))
+        assert folds.sd == pytest.approx(np.std(folds.means, ddof=1))
+        assert list(folds.ahead) == ["group"]
+        assert folds.gain.low > 0
+    assert seen[-1] == (18, 18)  # two folds of 2 contenders x 3 fold seeds, shuffled once, refitted twice
+    assert [d for d, _ in seen] == sorted(d for d, _ in seen)
+
+
+def test_an_interrupt_while_fits_are_repeated_keeps_what_is_done(make_world):
+    def impatient(done, total):
+        if done > 2:
+            raise KeyboardInterrupt
+
+    matrix = make_world(100, seed=2).matrix
+    e = evaluate(matrix, settings=TINY, draws=20, baselines=[], folds=2, fold_seeds=3, progress=impatient)
+    assert e.router.quality.mean > 0
+    assert e.sanity.folds is None
+    assert e.notes[-1].startswith("interrupted")
 
 
 def test_an_evaluation_is_plain_json(by_prompt):
@@ -255,7 +372,7 @@ def test_an_evaluation_is_plain_json(by_prompt):
 
 
 def test_an_exploring_policy_is_evaluated_from_a_fixed_seed(world):
-    settings = FitSettings(rounds=2, policy=UtilityPolicy(epsilon=0.5))
+    settings = dataclasses.replace(TINY, policy=UtilityPolicy(epsilon=0.5))
     first, second = (evaluate(world.matrix, settings=settings, draws=10, baselines=[], folds=2) for _ in range(2))
     assert first.router == second.router
     assert min(first.router.shares.values()) > 0.1

@@ -5,17 +5,23 @@ import struct
 import numpy as np
 import pytest
 
+from howhard.router.features import FeatureSpec
+from howhard.training.against import Against, Difference
 from howhard.training.curves import Interval
 from howhard.training.evaluate import Skipped, evaluate_splits
 from howhard.training.fit import FitSettings
 from howhard.training.printing import bracket, number, plus_minus, share
-from howhard.training.report import PIXELS, Report, evaluation_text, plot
+from howhard.training.report import Report, evaluation_text
+from howhard.training.report_plots import PIXELS, plot_benefit, plot_families, plot_plane
+from howhard.training.sanity import Sanity, Spread
+
+TINY = FitSettings(components=("neighbours",), folds=2, features=FeatureSpec(n_text=1024))
 
 
 @pytest.fixture(scope="module")
 def evaluations(make_world):
     matrix = make_world(160, seconds=True).matrix
-    return evaluate_splits(matrix, settings=FitSettings(rounds=10), draws=50, folds=2)
+    return evaluate_splits(matrix, settings=TINY, draws=50, folds=2)
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +35,20 @@ def test_both_splits_are_printed_with_every_row_and_its_intervals(report, evalua
     assert "random prompts left out: 160 prompts, 4 families, 2 folds" in text
     assert "whole families of prompts left out: 160 prompts, 4 families, 2 folds" in text
     for evaluation in evaluations:
+        told = evaluation_text(evaluation).splitlines()
         for row in evaluation.rows:
-            line = next(x for x in evaluation_text(evaluation).splitlines() if x.startswith(row.name))
-            assert bracket(row.quality) in line
-            assert plus_minus(row.cost) in line
-            assert plus_minus(row.latency) in line
+            lines = [x for x in told if x.startswith(row.name)]
+            assert any(
+                bracket(row.quality) in x and plus_minus(row.cost) in x and plus_minus(row.latency) in x for x in lines
+            )
+        for p in evaluation.prices:
+            for s in p.standings:
+                lines = [x for x in told if x.startswith(s.name)]
+                assert any(bracket(s.gain, sign=True) in x for x in lines)
     assert f"{evaluations[0].best_arm} *" in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert text.index("worth having?") < text.index("random prompts left out")
+    assert text.count("too few families (n = 4 < 8) to say") == 2
     assert "paired bootstrap by prompt" in text
     assert "paired bootstrap by family" in text
     assert "Note: intervals resample 4 families" in text
@@ -72,7 +86,7 @@ def test_names_on_the_plane_do_not_cover_each_other(evaluations, tmp_path):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from howhard.training.report import _draw, _label
+    from howhard.training.report_plots import _draw, _label
 
     figure = Figure(figsize=(9, 5.6), dpi=100)
     canvas, axis = FigureCanvasAgg(figure), figure.subplots()
@@ -90,7 +104,7 @@ def test_names_on_the_plane_do_not_cover_each_other(evaluations, tmp_path):
 def test_the_cost_axis_is_logarithmic_where_it_spans_more_than_tenfold(evaluations, tmp_path):
     from matplotlib.figure import Figure
 
-    from howhard.training.report import _draw
+    from howhard.training.report_plots import _draw
 
     def scale(factor):
         def times(i):
@@ -109,7 +123,7 @@ def test_the_cost_axis_is_logarithmic_where_it_spans_more_than_tenfold(evaluatio
 def test_free_arms_can_be_drawn(evaluations, tmp_path):
     zero = Interval(0.0, 0.0, 0.0)
     rows = tuple(dataclasses.replace(r, cost=zero) for r in evaluations[0].rows)
-    assert plot([dataclasses.replace(evaluations[0], rows=rows)], tmp_path / "free.png").exists()
+    assert plot_plane([dataclasses.replace(evaluations[0], rows=rows)], tmp_path / "free.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -140,3 +154,44 @@ def test_numbers_have_three_significant_digits(x, text):
 )
 def test_a_figure_is_shown_to_the_place_that_its_interval_leaves_certain(interval, text):
     assert plus_minus(interval) == text
+
+
+def test_every_plot_is_a_png_as_wide_as_promised(report, tmp_path):
+    made = report.plots(tmp_path / "plane.png")
+    names = ["plane.png", "plane-calibration.png", "plane-benefit.png", "plane-families.png"]
+    assert [path.name for path in made] == names
+    for path in made:
+        assert struct.unpack(">II", path.read_bytes()[16:24])[0] == PIXELS
+
+
+def test_without_flags_there_is_no_picture_of_them_and_without_benefits_none_of_those(evaluations, tmp_path):
+    e = evaluations[1]
+    plain = dataclasses.replace(e, prices=tuple(dataclasses.replace(p, flagging=None) for p in e.prices))
+    assert plot_families([plain], tmp_path / "x.png") is None
+    same = dataclasses.replace(e.forecasting.benefit, bins=e.forecasting.benefit.bins[:1], slope=None)
+    still = dataclasses.replace(e, forecasting=dataclasses.replace(e.forecasting, benefit=same))
+    assert plot_benefit([still], tmp_path / "x.png") is None
+    assert "predicts no differences between prompts" in " ".join(evaluation_text(still).split())
+
+
+def test_what_needs_further_fits_is_told_where_it_was_asked_for(evaluations):
+    e = evaluations[0]
+    found = Interval(0.02, 0.01, 0.03)
+    spread = Spread(price=0.3, gain=found, means=(0.01, 0.03), sd=0.014, ahead={"group": Interval(0.1, 0.05, 0.15)})
+    sanity = Sanity(shuffled=((0.3, found),), refits=(spread,), folds=(spread,))
+    text = evaluation_text(dataclasses.replace(e, sanity=sanity))
+    assert "SOMETHING IS WRONG" in text
+    assert "Refitted with 2 seeds: lambda 0.3 gain +.020 [+.010, +.030], seeds from +.010 to +.030 (sd .014)." in text
+    assert "ahead at lambda 0.3, mean over the seeds: group +.100 [+.050, +.150]" in text
+    quiet = Sanity(shuffled=((0.3, Interval(0.0, -0.01, 0.01)),))
+    assert "WRONG" not in evaluation_text(dataclasses.replace(e, sanity=quiet))
+
+
+def test_a_rivals_picks_and_what_its_file_lacks_are_told(evaluations):
+    zero = Interval(0.0, -0.01, 0.01)
+    one = Difference(price=0.3, quality=Interval(0.03, 0.01, 0.05), cost=zero, utility=zero, agree=0.25)
+    against = Against(name="theirs", n=120, missing=40, prices=(one,))
+    text = evaluation_text(dataclasses.replace(evaluations[0], against=against))
+    assert "Against theirs, on 120 prompts (40 prompts that its file lacks are left out), router minus theirs:" in text
+    assert "lambda 0.3: quality +.030 [+.010, +.050]" in text
+    assert "the same arm on 25 %" in text
