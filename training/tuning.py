@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from ..router.features import Features, featurize
+from ..router.features import Features
 from ..strategies import ArmSpec, VerifierSpec
 from ..strategies.errors import ConfigError
-from .fit import FitSettings, fit
+from .fit import FitSettings, features_of, fit
 from .matrix import OutcomeMatrix
 from .provenance import data_version
 
@@ -185,7 +185,7 @@ def tune(
     Raises ConfigError for no trial at all, or a space that does not fit the settings; TableError as `fit` does.
     """
     settings = settings or FitSettings()
-    x = featurize(matrix.texts, settings.features) if features is None else features
+    x = features_of(matrix.texts, settings.features) if features is None else features
     # By random prompts, families matter to a fit for its guard alone, and learning the guard takes most of its time.
     plain = matrix if settings.split == "group" else dataclasses.replace(matrix, families=("",) * len(matrix))
 
