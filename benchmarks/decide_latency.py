@@ -1,11 +1,12 @@
-"""How long does Router.decide take, and does it grow with the prompt?
+"""How long does Router.decide take, does it grow with the prompt, and how many prompts a second are decided in a batch?
 
 Median and p99 per prompt length after a warm-up, on one core: on the clock, and in processor time, which other programs
-on a busy machine do not stretch. Training the router (made-up outcomes; only its size
-counts: 8 arms, 4 bags of 60 trees with 31 leaves, 100 trees for the cost), building prompts and printing are not timed.
-The rival: LightGBM's own predict on as many trees, one thread.
+on a busy machine do not stretch. Training the router (made-up outcomes of 8 arms; only its size counts), building
+prompts and printing are not timed. With --encoder the router reads an embedding too. The rival: LightGBM's own predict
+on as many trees, one thread.
 
     python benchmarks/decide_latency.py | tail -1 | jq .p99_ms
+    python benchmarks/decide_latency.py --encoder all-MiniLM-L6-v2 | tail -1 | jq .p50_ms
     python benchmarks/decide_latency.py --router models/router-quickstart
 """
 
@@ -24,14 +25,15 @@ if hasattr(os, "sched_setaffinity"):
 import lightgbm
 import numpy as np
 
-from howhard.router import Objective, Router, UtilityPolicy
-from howhard.router.artifact import Manifest, TrainingFacts, write_artifact
-from howhard.router.features import FeatureSpec, featurize
-from howhard.router.predictor import pack_predictor
-from howhard.router.trees import read_forest
+from howhard.router import Objective, Router
+from howhard.router.trees import TreesComponent, read_forest
+from howhard.training.config import fit_settings
+from howhard.training.fit import fit, write_router
+from howhard.training.matrix import OutcomeMatrix
 
-ARMS, BAGS, TREES, COST_TREES, LEAVES = 8, 4, 60, 100, 31
+ARMS, LEAVES, PROMPTS = 8, 31, 2_000
 LENGTHS = (50, 500, 2_000, 8_000, 100_000)
+BATCH = 10_000
 TEXT = (
     "use make prove list the number of graph node from to each how many steps find sum product if then not all path "
     "shortest answer with only one line explain which option is right and why compute first last total cost"
@@ -52,37 +54,28 @@ def boost(x: np.ndarray, y: np.ndarray, objective: str, trees: int, seed: int) -
     return lightgbm.train(settings, lightgbm.Dataset(x, y), num_boost_round=trees).model_to_string()
 
 
-def make_router(directory: Path, rng: np.random.Generator) -> None:
-    spec = FeatureSpec()
-    x = featurize([prompt(rng, int(n)) for n in rng.integers(20, 800, size=500)], spec).dense
-    arms = rng.normal(size=(ARMS, 6))
-    rows = np.concatenate([np.repeat(x, ARMS, axis=0), np.tile(arms, (len(x), 1))], axis=1)
-    target = rng.random(len(rows))
-    names = tuple(f"backend-{i % 2}/strategy_{i}" for i in range(ARMS))
-    files = pack_predictor(
-        quality_models=[boost(rows, target, "cross_entropy", TREES, seed) for seed in range(BAGS)],
-        cost_model=boost(rows, target - 0.5, "regression", COST_TREES, 99),
-        arm_features=arms,
-        cost_mean=np.arange(1.0, ARMS + 1),
-        se_inflation=np.ones(ARMS),
-        calibration=(np.linspace(0, 1, 20), np.linspace(0, 1, 20)),
-        latency=np.linspace(0.1, 2.0, ARMS * 3).reshape(ARMS, 3),
+def make_router(directory: Path, rng: np.random.Generator, encoder: str | None) -> None:
+    """Train on made-up outcomes that depend on the prompts, so that every component has something to say."""
+    texts = tuple(prompt(rng, int(n)) for n in rng.integers(20, 800, size=PROMPTS))
+    hard = np.array([len(t) / 800 + 0.5 * ("prove" in t) - 0.3 * ("sum" in t) for t in texts])
+    able = np.linspace(0.2, 1.2, ARMS)
+    chance = 1 / (1 + np.exp(3 * (hard[:, None] - able)))
+    cost = np.arange(1.0, ARMS + 1) * (1 + hard[:, None])
+    shape = (PROMPTS, ARMS)
+    matrix = OutcomeMatrix(
+        prompt_ids=tuple(map(str, range(PROMPTS))),
+        texts=texts,
+        groups=("made-up",) * PROMPTS,
+        families=("made-up",) * PROMPTS,
+        arms=tuple(f"backend-{i % 2}/strategy_{i}" for i in range(ARMS)),
+        quality=(rng.random(shape) < chance).astype(float),
+        cost=cost,
+        tokens=cost * 20,
+        latency=cost / 10,
+        draws=np.ones(shape),
     )
-    manifest = Manifest(
-        created="2026-01-01T00:00:00Z",
-        howhard_version="0",
-        features=spec,
-        arms=names,
-        specs=(None,) * ARMS,
-        reference=names[0],
-        fallback=names[-1],
-        objective=Objective(value=10.0, price_of_second=0.1, deadline=60.0),
-        policy=UtilityPolicy(guard=1.0),
-        currency="units",
-        quantiles=(0.5, 0.9, 0.95),
-        training=TrainingFacts(n_prompts=len(x), dataset="made up"),
-    )
-    write_artifact(directory, manifest, files)
+    settings = fit_settings({}, encoder=encoder)
+    write_router(directory, fit(matrix, settings=settings), dataset="made up")
 
 
 def milliseconds(call: Callable[[], object], *, seconds: float) -> np.ndarray:
@@ -123,6 +116,7 @@ def rival(rng: np.random.Generator, seconds: float) -> dict[str, dict[str, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--router", help="time this router instead of a made-up one")
+    parser.add_argument("--encoder", help="train the made-up router with this encoder")
     parser.add_argument("--seconds", type=float, default=3.0, help="per figure")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
@@ -130,27 +124,38 @@ def main() -> None:
         source = arguments.router
         if source is None:
             source = str(Path(folder) / "router")
-            make_router(Path(source), rng)
+            make_router(Path(source), rng, arguments.encoder)
         start = time.perf_counter()
         router = Router.load(source)
         load_ms = (time.perf_counter() - start) * 1e3
+    objective = Objective(value=router.objective.value, price_of_second=1e-6 if router.manifest.quantiles else 0.0)
     by_length = {}
     for length in LENGTHS:
-        prompts = [prompt(rng, length) for _ in range(20)]
+        prompts = [prompt(rng, length) for _ in range(200)]
         turn = iter(range(10**9))
-        taken = milliseconds(lambda p=prompts, t=turn: router.decide(p[next(t) % len(p)]), seconds=arguments.seconds)
+        taken = milliseconds(
+            lambda p=prompts, t=turn: router.decide(p[next(t) % len(p)], objective), seconds=arguments.seconds
+        )
         by_length[length] = show(f"decide, {length:,} characters", taken)
-    hundred = [prompt(rng, 500) for _ in range(100)]
-    batch = show("decide_many, 100 x 500 characters", milliseconds(lambda: router.decide_many(hundred), seconds=1.0))
+    # With an encoder a prompt takes milliseconds: fewer of them say as much.
+    many = [prompt(rng, 500) for _ in range(BATCH if arguments.encoder is None else 200)]
+    start = time.perf_counter()
+    router.decide_many(many, objective)
+    per_second = len(many) / (time.perf_counter() - start)
+    print(f"decide_many, {len(many):,} x 500 characters: {per_second:,.0f} prompts/s")
+    trees = [c for c in router.predictor.components if isinstance(c, TreesComponent)]
     print(
         json.dumps(
             {
                 "benchmark": "decide_latency",
                 **by_length[500],
                 "by_characters": by_length,
-                "per_prompt_of_100_ms": round(batch["p50_ms"] / 100, 4),
+                "batch": len(many),
+                "batch_per_second": round(per_second),
                 "load_ms": round(load_ms, 1),
-                "trees": router.predictor.trees.forest.n_trees,
+                "encoder": arguments.encoder,
+                "components": [c.name for c in router.predictor.components],
+                "trees": sum(text.count("\nTree=") for c in trees for text in c.texts),
                 "arms": len(router.arms),
                 "sums_of_200_trees": rival(rng, arguments.seconds),
                 "machine": f"{platform.machine()}, {os.cpu_count()} cores, one used",

@@ -144,8 +144,7 @@ def parse_config(text: str, *, source: str = "configuration") -> Config:
 def fit_settings(table: dict[str, Any], *, encoder: str | None = None, **changes: Any) -> "FitSettings":
     """How a router is trained, from a [fit] table; `changes` are settings that were given beside it and count first.
 
-    encoder : name or directory of the model that gives embeddings. With an encoder, here or in the table, its component
-              is one of those by default; with its component, MiniLM is the encoder by default.
+    encoder : name or directory of the model that gives embeddings; without one the component "encoder" is passed over.
 
     Raises ConfigError for an unknown key or a value that is not possible.
     """
@@ -153,15 +152,11 @@ def fit_settings(table: dict[str, Any], *, encoder: str | None = None, **changes
 
     given = {**table, **{name: value for name, value in changes.items() if value is not None}}
     settings = from_table(FitSettings, given, "fit")
-    features, components = settings.features, settings.components
+    features = settings.features
     if encoder is not None:
         spec = EncoderSpec() if features.encoder is None else features.encoder
         features = msgspec.structs.replace(features, encoder=msgspec.structs.replace(spec, model=encoder))
-    if features.encoder is None and "encoder" in components:
-        features = msgspec.structs.replace(features, encoder=EncoderSpec())
-    if features.encoder is not None and "components" not in given:
-        components = (*components, *(() if "encoder" in components else ("encoder",)))
-    return dataclasses.replace(settings, features=features, components=components)
+    return dataclasses.replace(settings, features=features)
 
 
 def _read(path: Path) -> str:
@@ -384,7 +379,7 @@ max_tokens = 1024
 latency_prompts = 16                  # every arm is run alone on so many prompts, for its latency
 
 # [fit]                               # howhard train --config howhard.toml; these are the defaults
-# components = ["text", "neighbours", "trees"]   # also: encoder, two_parameter, cells, trees_per_arm
+# components = ["text", "encoder", "neighbours", "trees"]   # also: two_parameter, cells, trees_per_arm
 # folds = 4                           # as many members, each blind to one fold: their spread says how sure they are
 # split = "prompt"                    # "group": for a router that will meet prompts of other kinds
 # tolerance = 0.01                    # quality that may be given up against the best fixed arm

@@ -179,12 +179,12 @@ def test_a_wrong_setting_of_a_fit_names_it(tmp_path, old, new, said, rest):
     assert said in str(caught.value)
 
 
-def test_an_encoder_brings_its_component_and_the_component_its_encoder():
+def test_an_encoder_is_the_one_that_was_named():
     plain = FitSettings()
     named = fit_settings({}, encoder="some/model")
     assert named.features.encoder.model == "some/model"
-    assert named.components == (*plain.components, "encoder")
-    assert fit_settings({"components": ["text", "encoder"]}).features.encoder.model == "all-MiniLM-L6-v2"
+    assert named.components == plain.components
+    assert fit_settings({"components": ["text", "encoder"]}).features.encoder is None
     static = {"features": {"encoder": {"model": "potion", "kind": "model2vec"}}}
     assert fit_settings(static).components == named.components
     other = fit_settings(static, encoder="other", components=["text"])
