@@ -41,11 +41,15 @@ from .halves import halves
 from .importing import import_source as read_source
 from .importing import read_table
 from .judge import LAMBDAS, plain
+from .learning_curve import LearningCurve
+from .learning_curve import learning_curve as curve_of
 from .log import Log
 from .matrix import OutcomeMatrix
 from .progress import StageProgress, bars
 from .prompt_sets import read_prompts
 from .report import Report, summary_text
+from .tuning import Tuned
+from .tuning import tune as search_settings
 from .worth import Line, summary
 
 Confirm = Callable[[str], bool]
@@ -213,7 +217,8 @@ class Source:
             raise InputError(f"{self.name} holds no samples to tell of other numbers of them: train it without --dial")
         specs = dialled(self.specs, samples_per_prompt(self.log.samples(), self.specs))
         outcomes = collecting.assemble(self.log, list(specs.values()), self.verifiers)
-        matrix = OutcomeMatrix.of(outcomes, self.log.prompts(), unit=self.matrix.unit)
+        families = dict(zip(self.matrix.groups, self.matrix.families, strict=True))
+        matrix = OutcomeMatrix.of(outcomes, self.log.prompts(), families=families, unit=self.matrix.unit)
         return replace(self, outcomes=outcomes, matrix=matrix, specs=specs).only(self.matrix.prompt_ids)
 
     def halves(self) -> tuple[OutcomeMatrix, OutcomeMatrix] | None:
@@ -299,10 +304,14 @@ class TrainReport:
     tracking_uri: str
     proposed: champions.Proposed | None
     data: DataReport
+    tuned: Tuned | None = None
 
     def text(self) -> str:
         """For people."""
-        lines = [self.data.short(), "", self.report.text(), "", f"router {self.router_version} in {self.out}"]
+        lines = [self.data.short(), ""]
+        if self.tuned is not None:
+            lines += [self.tuned.text(), ""]
+        lines += [self.report.text(), "", f"router {self.router_version} in {self.out}"]
         lines.append(f"MLflow run {self.run_id} in {self.tracking_uri}")
         if self.proposed is not None:
             lines.append(self.proposed.text())
@@ -320,6 +329,7 @@ class TrainReport:
             "tracking_uri": self.tracking_uri,
             "proposed": None if self.proposed is None else self.proposed.to_dict(),
             "data": self.data.to_dict(),
+            "tuned": None if self.tuned is None else self.tuned.to_dict(),
             **self.report.to_dict(),
         }
 
@@ -337,6 +347,7 @@ def train(
     register: bool = True,
     tracking_uri: str | None = None,
     dial: bool = False,
+    tune: int = 0,
     settings: FitSettings | None = None,
     seed: int = 0,
     quiet: bool = False,
@@ -346,6 +357,8 @@ def train(
     source : a log directory or a table; or `runs` of MLflow, or all collections of an `experiment`, which then lie
              as a log beside the router.
     dial   : learn of best-of-N and votes at every N that the log's samples can tell of, not at the log's alone.
+    tune   : trials of a search for better settings, which starts from `settings` (see tuning.py); 0 = none. Ctrl-C ends
+             the search, and the router is trained with the best so far; the trials are kept beside the router.
     objective : the router's own; `value` comes first. None = no limits, and a value chosen on validation prompts.
     settings  : how it is fitted; None = the defaults. seed : of the intervals, and of the fit without settings.
 
@@ -373,6 +386,19 @@ def train(
         raise TableError(f"{len(matrix)} prompts: too few to hold a share of {holdout:g} of them out")
     learned = matrix.rows(~held)
     with bars(quiet=quiet) as progress:
+        tuned = None
+        if tune:
+            tuned = search_settings(
+                learned,
+                settings,
+                trials=tune,
+                seed=seed,
+                specs=source.specs or None,
+                verifiers=source.verifiers,
+                journal=out.with_name(f"{out.name}-tuning.journal"),
+                progress=partial(progress, "tuning"),
+            )
+            settings = tuned.settings
         fitted = fit(
             learned,
             settings=settings,
@@ -437,6 +463,7 @@ def train(
         tracking_uri=uri,
         proposed=proposed,
         data=data_report(source.name, matrix, source.outcomes, notes=source.notes),
+        tuned=tuned,
     )
 
 
@@ -598,6 +625,43 @@ def _in_families(matrix: OutcomeMatrix, families: Mapping[str, str]) -> OutcomeM
     """The table with other families; those that share prompts are one all the same."""
     named = [families.get(g) or family_of(g) for g in matrix.groups]
     return replace(matrix, families=merged_by_clusters(named, matrix.clusters))
+
+
+# ── learning curve ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def learning_curve(
+    source: Path,
+    *,
+    mapping: Sequence[str] = (),
+    rounds: int = 5,
+    seconds: float | None = 100.0,
+    lambdas: Sequence[float] = LAMBDAS,
+    new_arm: str | None = None,
+    settings: FitSettings | None = None,
+    plot: Path | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> LearningCurve:
+    """Show what a router gains by the outcomes that it learned from (learning_curve.py), and draw it where asked to."""
+    read = load_source(source, mapping)
+    with bars(quiet=quiet) as progress:
+        curve = curve_of(
+            read.matrix,
+            name=read.name,
+            rounds=rounds,
+            seconds=seconds,
+            settings=settings,
+            lambdas=lambdas,
+            new_arm=new_arm,
+            specs=read.specs or None,
+            verifiers=read.verifiers,
+            seed=seed,
+            progress=partial(progress, "fitting"),
+        )
+    if plot is not None:
+        curve.plot(plot)
+    return curve
 
 
 # ── route ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -122,6 +122,10 @@ def test_part_of_a_log_stays_that_part(log):
     assert set(some.outcomes["prompt_id"]) == {"p3", "p7"}
 
 
+def test_groups_keep_the_families_that_they_were_read_with(log):
+    assert set(load_source(log, families={"g": "kin"}).dialled().matrix.families) == {"kin"}
+
+
 def test_a_table_without_samples_cannot_be_dialled(world, tmp_path):
     path = tmp_path / "outcomes.parquet"
     world.outcomes.merge(world.prompts.rename(columns={"text": "prompt"}), on="prompt_id").to_parquet(path)
