@@ -3,7 +3,9 @@
 A router that has seen one of them has seen them all, so a held-out twin flatters it. Two prompts are one where their
 texts are equal but for case and white space, or where whoever logged them says so (one problem in two languages).
 Nothing else is folded: without punctuation, 301 different prompts of BIG-Bench-Hard become one of the others (a
-closing bracket there is the answer), and digits and operators are what a problem is about.
+closing bracket there is the answer), and digits and operators are what a problem is about. Nor does likeness join
+them: of the 432 pairs there that share nine tenths of their runs of three words, and all digits and operators in
+order, 391 have another answer (one story, two questions).
 """
 
 import unicodedata

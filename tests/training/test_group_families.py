@@ -1,7 +1,14 @@
 import pytest
 
 from howhard.strategies.errors import TableError
-from howhard.training.families import families_from, family_of, merged_by_clusters
+from howhard.training.families import (
+    alike_families,
+    families_from,
+    families_to,
+    family_of,
+    merged_by_clusters,
+    merged_by_likeness,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,3 +59,22 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, name, text, words):
         families_from(tmp_path / name)
     with pytest.raises(TableError, match="cannot be read"):
         families_from(tmp_path / "none.csv")
+
+
+def test_families_that_read_alike_are_found_and_merged_by_a_chain_and_others_are_not():
+    texts = [f"Put the {n} objects in order from left to right: {'red blue green'[:n]}" for n in range(3, 9)]
+    texts += ["Who wrote this line of verse?", "Which of these authors wrote that verse?"]
+    families = ["order-a"] * 2 + ["order-b"] * 2 + ["order-c"] * 2 + ["verse"] * 2
+    pairs = alike_families(families, texts)
+    assert {(p.one, p.other) for p in pairs} == {("order-a", "order-b"), ("order-a", "order-c"), ("order-b", "order-c")}
+    assert all(0.6 <= pair.likeness <= 1 for pair in pairs)
+    assert merged_by_likeness(families, texts) == ("order-a",) * 6 + ("verse",) * 2
+    assert alike_families(["one"] * 8, texts) == ()
+
+
+def test_a_mapping_that_was_written_is_read_again(tmp_path):
+    families = {"py, 3": "code", "rs": 'the "other"'}
+    families_to(tmp_path / "f.csv", families)
+    assert families_from(tmp_path / "f.csv") == families
+    with pytest.raises(TableError, match="cannot be written"):
+        families_to(tmp_path / "none" / "f.csv", families)
