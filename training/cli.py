@@ -284,6 +284,10 @@ def train(
     dial: Annotated[
         bool, typer.Option("--dial", help="Learn of best-of-N and votes at every N that the log's samples can tell of.")
     ] = False,
+    tune: Annotated[
+        int,
+        typer.Option(min=0, help="Trials of a search for better settings; Ctrl-C ends it, and the best is taken."),
+    ] = 0,
     config: Annotated[
         Path | None, typer.Option("--config", help="A howhard.toml: its [fit], [objective] and [tracking] count.")
     ] = None,
@@ -309,7 +313,7 @@ def train(
     _print(
         go(
             source, out, mapping=column or [], runs=run or [], experiment=experiment, value=value,
-            objective=configured.objective, holdout=holdout, register=register, dial=dial, settings=settings,
+            objective=configured.objective, holdout=holdout, register=register, dial=dial, tune=tune, settings=settings,
             tracking_uri=tracking_uri or configured.tracking.uri, seed=settings.seed, quiet=as_json,
         ),
         as_json,
@@ -353,6 +357,42 @@ def evaluate(
         seeds=seeds, thorough=thorough, against=against, seed=seed, plot=plot, quiet=as_json,
     )  # fmt: skip
     _print(report, as_json)
+
+
+@app.command("learning-curve")
+def learning_curve(
+    source: Annotated[Path, typer.Argument(help="A log directory or an outcomes table.")],
+    column: Columns = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curve into this .png, .svg or .pdf.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Splits and parts to average over.")] = 5,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="No fit is begun after so many, but those of the first round.")
+    ] = 100.0,
+    lambdas: Annotated[
+        str, typer.Option(help="Prices of compute: utility = quality - lambda * cost / dearest arm's mean cost.")
+    ] = "0.1,0.3",
+    new_arm: Annotated[
+        str | None, typer.Option(help="The arm added with few outcomes; default: the dearest of three or more.")
+    ] = None,
+    components: Annotated[
+        str | None, typer.Option(help='What the quality is put together from: "text,neighbours,trees".')
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a router gains by how many outcomes were logged, in full and sparse logs, and of a new arm."""
+    from .commands import learning_curve as go
+    from .config import TrainConfig, fit_settings
+
+    named = None if components is None else components.split(",")
+    settings = fit_settings(TrainConfig().fit, encoder=None, components=named, seed=seed)
+    _print(
+        go(
+            source, mapping=column or [], rounds=rounds, seconds=seconds, lambdas=_numbers(lambdas), new_arm=new_arm,
+            settings=settings, plot=plot, seed=seed, quiet=as_json,
+        ),
+        as_json,
+    )  # fmt: skip
 
 
 def _numbers(text: str) -> list[float]:
