@@ -56,9 +56,9 @@ class Familiarity:
         object.__setattr__(self, "_own", (self.centres**2 * precision).sum(axis=1))
         object.__setattr__(self, "_penalty", 2 * np.log(self.widths).mean(axis=1))
 
-    def standardised(self, x: Features) -> NDArray[np.float32]:
-        """Return z (n, d)."""
-        return np.clip((rooted(x.dense) - self.mean) * self.weight, -CLIP, CLIP)
+    def standardised(self, dense: Floats) -> NDArray[np.float32]:
+        """Return z (n, d) of dense features (n, d)."""
+        return np.clip((rooted(dense) - self.mean) * self.weight, -CLIP, CLIP)
 
     def nearest_of(self, z: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         """The centre (n,) that each row z (n, d) most likely belongs to, and its distance (n,) from it.
@@ -74,7 +74,7 @@ class Familiarity:
 
     def distance(self, x: Features) -> NDArray[np.float32]:
         """Distance (n,) of each prompt from its centre, as a share of that centre's limit: strange above 1."""
-        of, distance = self.nearest_of(self.standardised(x))
+        of, distance = self.nearest_of(self.standardised(x.dense))
         return distance / self.limits[of]
 
     def strange(self, x: Features) -> NDArray[np.bool_]:

@@ -9,7 +9,6 @@ import dataclasses
 import numpy as np
 
 from ..router.familiarity import Familiarity, rooted
-from ..router.features import Features
 from .clusters import k_means, squared_distances
 
 PROMPTS_PER_CENTRE = 15
@@ -21,20 +20,22 @@ _MOST = 4_000
 """Prompts that centres are sought on, and four times as many that widths are measured on."""
 
 
-def describe(x: Features, *, centres: int, seed: int) -> Familiarity:
-    """Centres, widths and typical distances of the prompts; limits are the typical distances, so that 1 is ordinary.
+def describe(dense: np.ndarray, *, centres: int, seed: int) -> Familiarity:
+    """Centres, widths and typical distances of prompts; limits are the typical distances, so that 1 is ordinary.
+
+    dense : (n, d), their dense features.
 
     A centre's width and typical distance are shrunk to the average over all centres, and no width is below NARROWEST.
     """
     rng = np.random.default_rng(seed)
-    pick = rng.permutation(len(x))[: 4 * _MOST]
-    root = rooted(x.dense[pick])
+    pick = rng.permutation(len(dense))[: 4 * _MOST]
+    root = rooted(dense[pick])
     mean, spread = root.mean(axis=0), root.std(axis=0)
     # A column that never varied counts as it is: where a prompt is the first to have it, that is news.
     weight = (1 / np.where(spread > 1e-6, spread, 1.0)).astype(np.float32)
     blank = np.ones((1, root.shape[1]), dtype=np.float32)
     frame = Familiarity(mean, weight, 0 * blank, blank, np.ones(1, dtype=np.float32))
-    z = frame.standardised(x[pick])
+    z = frame.standardised(dense[pick])
     found = k_means(z[:_MOST], min(centres, max(1, len(z) // PROMPTS_PER_CENTRE)), seed, rounds=10)
     own = squared_distances(z, found).argmin(axis=1)
     n = np.bincount(own, minlength=len(found))[:, None]
@@ -48,11 +49,13 @@ def describe(x: Features, *, centres: int, seed: int) -> Familiarity:
     return dataclasses.replace(shaped, limits=np.maximum(typical, 1e-3).astype(np.float32))
 
 
-def left_out_distances(x: Features, fold: np.ndarray, *, centres: int, seed: int) -> np.ndarray:
+def left_out_distances(dense: np.ndarray, fold: np.ndarray, *, centres: int, seed: int) -> np.ndarray:
     """Distance (n,) of every prompt from a description of the other folds' prompts, in typical distances."""
-    distance = np.empty(len(x))
+    distance = np.empty(len(dense))
     for k in np.unique(fold):
-        distance[fold == k] = describe(x[fold != k], centres=centres, seed=seed).distance(x[fold == k])
+        known = describe(dense[fold != k], centres=centres, seed=seed)
+        of, far = known.nearest_of(known.standardised(dense[fold == k]))
+        distance[fold == k] = far / known.limits[of]
     return distance
 
 

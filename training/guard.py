@@ -128,8 +128,10 @@ class Uncertainty:
 
         members : (n, a, K) qualities by the members.
         """
-        pairs = members[:, :, None, :] - members[:, None, :, :]
-        spread = pairs.std(axis=3, ddof=1) if members.shape[2] > 1 else np.zeros(pairs.shape[:3])
+        n, a, count = members.shape
+        spread = np.zeros((n, a, a))
+        for i in range(a if count > 1 else 0):
+            spread[:, i] = (members - members[:, [i]]).std(axis=2, ddof=1)
         familiar = np.maximum(self.floor, self.inflation * spread)
         return np.where(self.strange[:, None, None], self.strange_se, familiar)
 
@@ -163,8 +165,8 @@ def learn_uncertainty(
     families = int(family.max()) + 1
     error = pairwise_error(quality, matrix, family)
     inflation, floor = _inflation(error, members)
-    distance = left_out_distances(x, fold, centres=settings.centres, seed=seed)
-    description = describe(x, centres=settings.centres, seed=seed)
+    distance = left_out_distances(x.dense, fold, centres=settings.centres, seed=seed)
+    description = describe(x.dense, centres=settings.centres, seed=seed)
     rows = np.random.default_rng(seed).permutation(len(matrix))[: settings.most]
     top = float(np.max(matrix.arm_cost))
     tried = [float(v) for v in values] if values is not None else [max(top, 1e-12) / price for price in LAMBDAS]
@@ -184,7 +186,7 @@ def learn_uncertainty(
         strange_error = error
     else:
         strange_error = pairwise_error(family_quality, matrix, family, cells_only=True)
-        away = left_out_distances(x, family_fold, centres=settings.centres, seed=seed)
+        away = left_out_distances(x.dense, family_fold, centres=settings.centres, seed=seed)
         unknown = _Judge(matrix, family_quality, family_cost, error, tried, settings, rows, family, strange_error)
         found = _choose(known, unknown, distance, away, settings, rows)
     strange = distance > found.limit

@@ -45,8 +45,8 @@ def test_a_template_is_narrow_and_free_text_is_wide():
     ]
     template = [f"Use the numbers {a} {b} {c} to make {d}." for a, b, c, d in rng.integers(10, 99, size=(60, 4))]
     free = [" ".join(rng.choice(words, size=rng.integers(3, 40))) + "?" for _ in range(60)]
-    familiar = describe(featurize(template + free, SPEC), centres=2, seed=0)
-    of, _ = familiar.nearest_of(familiar.standardised(featurize(template + free, SPEC)))
+    familiar = describe(featurize(template + free, SPEC).dense, centres=2, seed=0)
+    of, _ = familiar.nearest_of(familiar.standardised(featurize(template + free, SPEC).dense))
     assert len(set(of[:60])) == len(set(of[60:])) == 1
     assert of[0] != of[-1]
     assert familiar.widths[of[0]].mean() < familiar.widths[of[-1]].mean()
@@ -54,21 +54,21 @@ def test_a_template_is_narrow_and_free_text_is_wide():
 
 def test_a_kind_of_prompt_that_was_left_out_lies_farther_than_one_that_was_not():
     texts = [f"Add {i} and {i + 7}." for i in range(60)] + [f"Name river {i} of the far province!" for i in range(60)]
-    x = featurize(texts, SPEC)
+    x = featurize(texts, SPEC).dense
     by_prompt = left_out_distances(x, np.arange(120) % 4, centres=8, seed=0)
     by_kind = left_out_distances(x, np.repeat([0, 1], 60), centres=8, seed=0)
     assert np.quantile(by_prompt, 0.95) < by_kind.min()
 
 
 def test_equal_seeds_give_equal_descriptions():
-    x = featurize([f"Add {i} and {i * 7}." for i in range(50)], SPEC)
+    x = featurize([f"Add {i} and {i * 7}." for i in range(50)], SPEC).dense
     one, two = (describe(x, centres=4, seed=3).arrays() for _ in range(2))
     assert all((one[n] == two[n]).all() for n in one)
 
 
 def test_prompts_that_are_all_alike_are_no_trouble():
     x = featurize(["Add 1 and 2."] * 20, SPEC)
-    familiar = describe(x, centres=64, seed=0)
+    familiar = describe(x.dense, centres=64, seed=0)
     assert not familiar.strange(x).any()
     assert familiar.strange(featurize(["Write a poem about the sea."], SPEC)).all()
 
