@@ -1,6 +1,7 @@
 """The command line: what it prints, and what it says when it cannot do what was asked."""
 
 import json
+import sqlite3
 
 import pytest
 
@@ -30,7 +31,20 @@ def table(tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    ["quickstart", "run", "compare", "collect", "train", "evaluate", "route", "import", "promote", "doctor", "config"],
+    [
+        "quickstart",
+        "run",
+        "compare",
+        "collect",
+        "train",
+        "evaluate",
+        "route",
+        "data",
+        "import",
+        "promote",
+        "doctor",
+        "config",
+    ],
 )
 def test_every_command_explains_itself(command, capsys):
     code, out, _ = run(capsys, command, "--help")
@@ -65,9 +79,46 @@ def test_import_then_train_then_route_decides_with_the_new_router(table, capsys,
     assert {arm["name"] for arm in decision["arms"]} == {"small", "large"}
 
 
+def test_data_says_what_a_table_holds_and_what_is_amiss(table, capsys, tmp_path):
+    code, out, _ = run(capsys, "data", table)
+    assert code == 0
+    assert "table.csv: 240 prompts (240 that are not alike), 2 families, 2 arms, 480 outcomes" in out
+    assert "Warning: no latency of any arm was measured" in out
+    code, out, _ = run(capsys, "data", table, "--json", "--write-families", tmp_path / "f.csv")
+    assert json.loads(out)["arms"][1]["name"] == "small"
+    assert (tmp_path / "f.csv").read_text().startswith("group,family")
+
+
+def test_a_table_of_a_database_is_imported_with_its_families(capsys, tmp_path):
+    (tmp_path / "families.csv").write_text("group,family\ncats,pets\ndogs,pets\n")
+    with sqlite3.connect(tmp_path / "app.db") as made:
+        made.execute("create table answers (prompt text, task text, arm text, quality real, cost real)")
+        rows = [line.split(",") for line in TABLE.splitlines()[1:]]
+        made.executemany("insert into answers values (?, ?, ?, ?, ?)", rows)
+    made.close()
+    words = [
+        "import",
+        f"sqlite:///{tmp_path / 'app.db'}",
+        "--table",
+        "answers",
+        "--map",
+        "group=task",
+        "--without",
+        "small",
+    ]
+    code, out, _ = run(capsys, *words, "--families", tmp_path / "families.csv", "--log", tmp_path / "log", "--json")
+    assert code == 0
+    assert (json.loads(out)["prompts"], json.loads(out)["outcomes"]) == (240, 240)
+    assert json.loads(run(capsys, "data", tmp_path / "log", "--json")[1])["families"] == {"pets": 240}
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
+        (["import", "{table}", "--table", "x"], "--table is for databases"),
+        (["import", "{table}", "--families", "absent.csv"], "absent.csv: cannot be read"),
+        (["import", "runs:/1", "--without", "x"], "is taken as it is"),
+        (["data", "absent"], "no log at absent"),
         (["evaluate", "absent"], "no log at absent"),
         (["evaluate", "{table}", "--split", "sideways"], "split='sideways'"),
         (["evaluate", "{table}", "--map", "quality"], "write FIELD=COLUMN"),
