@@ -20,7 +20,7 @@ from .problems.problem import Problem
 
 logger = logging.getLogger(__name__)
 
-FIELDS = ("prompt", "messages", "reference", "grader", "group", "id", "time")
+FIELDS = ("prompt", "messages", "reference", "grader", "group", "id", "time", "cluster")
 """What is read from a file; other columns are left alone."""
 
 
@@ -34,6 +34,7 @@ def read_prompts(path: str | Path, *, grader: str | None = None, group: str | No
     group     : task, tenant or route; default: the argument, else the file's name.
     id        : the prompt's id in the log, instead of the hash of its text.
     time      : when it was asked, ISO 8601.
+    cluster   : the problem, where several prompts pose one (in two languages); they stay together in every split.
 
     The same prompt twice is kept once, with a note in the log, when reference and grader agree, and is an
     error when they don't. Raises TableError for a file that cannot be read, an empty one, a wrong value, a
@@ -148,6 +149,7 @@ def _row(where: str, fields: Mapping[str, Any], grader: str | None, group: str) 
         "messages": None if isinstance(prompt, str) else _as_json(messages),
         "group": _text(where, "group", given.get("group")) or group,
         "time": given.get("time"),
+        "cluster": _text(where, "cluster", given.get("cluster")),
         "reference": _text(where, "reference", given.get("reference")),
         "grader": _text(where, "grader", given.get("grader")) or grader,
         "hint": _hint("reference", unknown),

@@ -23,7 +23,7 @@ def test_a_grader_that_is_nobodys_is_told_even_where_every_prompt_names_its_own(
 def test_a_jsonl_file_becomes_a_prompts_table(tmp_path):
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "3 + 3?"}]
     lines = [
-        {"prompt": "2 + 2?", "reference": 4, "time": "2026-11-24T10:00:00Z", "source": "mine"},
+        {"prompt": "2 + 2?", "reference": 4, "time": "2026-11-24T10:00:00Z", "source": "mine", "cluster": 7},
         {"prompt": chat, "reference": "6", "grader": "exact", "group": "chat"},
         {"prompt": "Use 3 and 5 to make 8.", "grader": "checker", "id": "c1"},
     ]
@@ -35,6 +35,8 @@ def test_a_jsonl_file_becomes_a_prompts_table(tmp_path):
     assert df["reference"].tolist()[:2] == ["4", "6"]
     assert df["prompt_id"].tolist() == [tables.prompt_id("2 + 2?"), tables.prompt_id(chat), "c1"]
     assert df["time"][0] == pd.Timestamp("2026-11-24T10:00Z")
+    assert df["cluster"].tolist()[0] == "7"
+    assert pd.isna(df["cluster"].tolist()[1])
     rows = df.to_dict("records")
     assert prompt_sets.messages_of(rows[0]) == (Message("user", "2 + 2?"),)
     assert prompt_sets.messages_of(rows[1])[0] == Message("system", "Be brief.")
