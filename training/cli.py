@@ -295,7 +295,7 @@ def train(
         str | None, typer.Option(help="Embed prompts by this model: all-MiniLM-L6-v2, another name, or a directory.")
     ] = None,
     components: Annotated[
-        str | None, typer.Option(help='What the quality is put together from: "text,neighbours,trees".')
+        str | None, typer.Option(help='What the quality is put together from: "text,encoder,neighbours,trees".')
     ] = None,
     tracking_uri: TrackingUri = None,
     seed: Annotated[
@@ -375,7 +375,7 @@ def learning_curve(
         str | None, typer.Option(help="The arm added with few outcomes; default: the dearest of three or more.")
     ] = None,
     components: Annotated[
-        str | None, typer.Option(help='What the quality is put together from: "text,neighbours,trees".')
+        str | None, typer.Option(help='What the quality is put together from: "text,encoder,neighbours,trees".')
     ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
