@@ -45,8 +45,8 @@ Columns = Annotated[
     list[str] | None,
     typer.Option(
         "--map",
-        help="FIELD=COLUMN, repeatable, for a table whose columns have other names than prompt, prompt_id, group, time, "
-        "cluster, arm, quality, prompt_tokens, completion_tokens, cost, latency_s, propensity, sample_index.",
+        help="FIELD=COLUMN, repeatable, for a table whose columns have other names than prompt, prompt_id, group, "
+        "time, cluster, arm, quality, prompt_tokens, completion_tokens, cost, latency_s, propensity, sample_index.",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
