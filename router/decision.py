@@ -59,8 +59,7 @@ class Context:
     allowed: Collection[str] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArmEstimate:
+class ArmEstimate(msgspec.Struct, frozen=True, kw_only=True):
     """What was predicted of one arm.
 
     quality    : expected grader score, in [0, 1].
@@ -85,8 +84,7 @@ class ArmEstimate:
     tokens: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """Which arm serves a prompt, and why.
 
     arm            : name of the arm chosen.
@@ -185,5 +183,5 @@ class Decision:
             "policy": self.policy,
             "router_version": self.router_version,
             "objective": msgspec.to_builtins(self.objective),
-            "arms": [{f: getattr(a, f) for f in a.__slots__} for a in self.arms],
+            "arms": [msgspec.structs.asdict(a) for a in self.arms],
         }
