@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from howhard.router.features import FeatureSpec
 from howhard.strategies.errors import ConfigError, TableError
 from howhard.training import learning_curve as module
+from howhard.training.cli import main
 from howhard.training.fit import FitSettings
 from howhard.training.learning_curve import FULL, ONE, TWO, LearningCurve, Spread, learning_curve
 
@@ -136,3 +138,18 @@ def test_bad_input_is_refused_with_its_remedy(table):
         learning_curve(table, lambdas=(0.1, 0.0))
     with pytest.raises(TableError, match="no outcome of arm 'large/singel'"):
         learning_curve(table, new_arm="large/singel")
+
+
+def test_the_command_line_prints_and_draws_the_curve_of_a_strangers_table(table, tmp_path, capsys):
+    rows = [
+        f'"{text}",{arm},{table.quality[i, j]:g},{table.cost[i, j]:g}'
+        for i, text in enumerate(table.texts)
+        for j, arm in enumerate(table.arms[:2])
+    ]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(["prompt,arm,quality,cost", *rows]))
+    words = ["learning-curve", path, "--rounds", "1", "--components", "neighbours", "--plot", tmp_path / "c.png"]
+    assert main([str(w) for w in (*words, "--json")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {p["kind"] for p in found["points"]} == {FULL, ONE}
+    assert (tmp_path / "c.png").stat().st_size > 1000

@@ -4,10 +4,13 @@ import math
 import numpy as np
 import pytest
 
+from howhard.router.features import FeatureSpec
+from howhard.router.predictor import Predictor
 from howhard.strategies.errors import ConfigError
+from howhard.training import commands
 from howhard.training.fit import FitSettings
 from howhard.training.learn_trees import TreesLearner
-from howhard.training.tuning import Choice, Dial, difference_errors, search, tune
+from howhard.training.tuning import Choice, Dial, Trial, Tuned, difference_errors, search, tune
 
 SPACE = (
     Choice(path="components", options=("text", "text+trees")),
@@ -169,3 +172,27 @@ def test_a_table_is_tuned_by_its_own_out_of_fold_errors(make_world, tmp_path):
     assert 2 <= tuned.trials[1].values["trees.rounds"] <= 6
     assert tuned.to_dict()["settings"]["components"] == ("neighbours", "trees")
     assert "3 trials" in tuned.text()
+
+
+def test_a_router_is_trained_with_the_settings_that_were_found(make_world, tmp_path, mlflow_uri, monkeypatch):
+    seen = {}
+
+    def found(matrix, settings, **options):
+        seen.update(options, prompts=set(matrix.prompt_ids))
+        better = dataclasses.replace(settings, components=("neighbours",))
+        trials = (Trial(number=0, error=0.9, seconds=1, values={}), Trial(number=1, error=0.5, seconds=1, values={}))
+        return Tuned(settings=better, trials=trials, gain=0.4, gain_se=0.1)
+
+    # A fake search: what is tested is that training asks for it, of the training prompts alone, and takes its answer.
+    monkeypatch.setattr(commands, "search_settings", found)
+    world = make_world(150)
+    source = commands.Source(name="made up", outcomes=world.outcomes, matrix=world.matrix)
+    start = FitSettings(components=("neighbours", "trees"), features=FeatureSpec(n_hashed=0, n_text=1024))
+    report = commands.train(source, tmp_path / "r", tune=2, settings=start, register=False, quiet=True)
+    assert seen["trials"] == 2
+    assert seen["journal"] == tmp_path / "r-tuning.journal"
+    held = commands.held_out(world.matrix.clusters, 0.25)
+    assert seen["prompts"] == {p for p, out in zip(world.matrix.prompt_ids, held, strict=True) if not out}
+    assert Predictor.load(tmp_path / "r").components[0].name == "neighbours"
+    assert "2 trials: trial 1 lowers the error of differences from 0.9000 to 0.5000" in report.text()
+    assert report.to_dict()["tuned"]["changed"]
