@@ -159,14 +159,17 @@ class NearestForecaster:
 
 @dataclass(frozen=True, slots=True)
 class RidgeForecaster:
-    """Ridge regression of every arm's quality on TF-IDF of words and pairs of words: the peers' strongest cheap router.
+    """Ridge regression of every arm's quality and log cost on TF-IDF of words and pairs of words.
 
-    Quality is clipped to [0, 1]; an arm's cost is its mean. Inner folds share the words' weights, which know no
-    outcome.
+    The peers' strongest cheap router. How strongly weights are shrunk is chosen on inner folds, for quality and for
+    cost apart. Quality is clipped to [0, 1]; costs are scaled to average to each arm's mean. Inner folds share the
+    words' weights, which know no outcome.
+
+    alphas : strengths of the shrinkage that are tried.
     """
 
     name: str = "TF-IDF ridge"
-    alpha: float = 1.0
+    alphas: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0)
 
     def fit(self, train: OutcomeMatrix, features: Features, *, seed: int) -> Forecast:
         """Learn the words, and the weights."""
@@ -179,23 +182,37 @@ class RidgeForecaster:
             x = words.fit_transform(train.texts)
         except ValueError:  # not one word in all the prompts
             return CellForecaster("no features", n_cells=0).fit(train, features, seed=seed)
-
-        def estimates(weights: "_Linear", rows: object) -> Estimates:
-            quality = weights(rows)
-            cost = np.broadcast_to(train.arm_cost, quality.shape)
-            return _estimates(train, quality, cost, np.zeros((*quality.shape, quality.shape[1])))
-
         fold = fold_of(train.families, split="prompt", folds=4, seed=seed, clusters=train.clusters)
-        parts = []
-        for k in range(int(fold.max()) + 1):
-            inside, outside = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
-            parts.append((inside, estimates(_ridge(x[outside], train.quality[outside], self.alpha), x[inside])))
-        whole = _ridge(x, train.quality, self.alpha)
+        mean = train.arm_cost
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log(train.cost / mean)
+        logs[np.isinf(logs) | (np.isnan(logs) & (train.cost == 0))] = 0.0  # a free answer, or a free arm
+        quality, of_quality = self._validated(x, train.quality, fold)
+        cost, of_cost = self._validated(x, logs, fold)
+        scale = mean / np.nanmean(np.where(np.isnan(train.cost), np.nan, np.exp(np.clip(cost, -6, 6))), axis=0)
+
+        def estimates(quality: np.ndarray, logs: np.ndarray) -> Estimates:
+            n, a = quality.shape
+            return _estimates(train, np.clip(quality, 0, 1), scale * np.exp(np.clip(logs, -6, 6)), np.zeros((n, a, a)))
 
         def look_up(prompts: OutcomeMatrix, x: Features) -> Estimates:
-            return estimates(whole, words.transform(prompts.texts))
+            rows = words.transform(prompts.texts)
+            return estimates(of_quality(rows), of_cost(rows))
 
-        return _CrossFitted(look_up, stitch(parts, train))
+        return _CrossFitted(look_up, estimates(quality, cost))
+
+    def _validated(self, x: Any, y: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, "_Linear"]:
+        """Out-of-fold predictions of `y` (n, targets) at the strength that makes them best, and the whole's weights."""
+        best, error, alpha = np.zeros(y.shape), np.inf, self.alphas[0]
+        for tried in self.alphas:
+            seen = np.empty(y.shape)
+            for k in range(int(fold.max()) + 1):
+                inside, outside = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
+                seen[inside] = _ridge(x[outside], y[outside], tried)(x[inside])
+            off = float(np.nanmean((seen - y) ** 2))
+            if off < error:
+                best, error, alpha = seen, off, tried
+        return best, _ridge(x, y, alpha)
 
 
 def quick_baselines(train_groups: int) -> list[Forecaster]:
@@ -292,11 +309,11 @@ _CELLS: dict[str, Callable[[OutcomeMatrix, Features, int, int], _Cells]] = {
 _UNGUARDED = frozenset({"no features", "difficulty probe"})
 
 _Linear = Callable[[Any], np.ndarray]
-"""Sparse rows (n, d) -> clipped predictions (n, targets)."""
+"""Sparse rows (n, d) -> predictions (n, targets)."""
 
 
 def _ridge(x: Any, y: np.ndarray, alpha: float) -> _Linear:
-    """Ridge on sparse rows, target by target where outcomes are missing; predictions are clipped to [0, 1]."""
+    """Ridge on sparse rows, target by target where outcomes are missing; a target without any is predicted as 0."""
     from sklearn.linear_model import Ridge
 
     def fitted(rows: Any, targets: np.ndarray) -> Any:
@@ -305,12 +322,11 @@ def _ridge(x: Any, y: np.ndarray, alpha: float) -> _Linear:
     known = ~np.isnan(y)
     if known.all():
         whole = fitted(x, y)
-        return lambda rows: np.clip(whole.predict(rows).reshape(-1, y.shape[1]), 0, 1)
+        return lambda rows: whole.predict(rows).reshape(-1, y.shape[1])
     each = [fitted(x[np.flatnonzero(k)], t[k]) if k.any() else None for k, t in zip(known.T, y.T, strict=True)]
 
     def predict(rows: Any) -> np.ndarray:
-        columns = [np.full(rows.shape[0], 0.5) if m is None else m.predict(rows) for m in each]
-        return np.clip(np.stack(columns, axis=1), 0, 1)
+        return np.stack([np.zeros(rows.shape[0]) if m is None else m.predict(rows) for m in each], axis=1)
 
     return predict
 

@@ -34,7 +34,7 @@ from .dial import dialled, samples_per_prompt
 from .diff import Diff
 from .diff import diff as compared
 from .evaluate import Evaluation, Skipped, evaluate_router, evaluate_split, families_left_out
-from .families import families_from, families_to, family_of, merged_by_clusters, merged_by_likeness
+from .families import families_from, families_to, merged_by_likeness
 from .fit import FitSettings, fit, write_router
 from .folds import SPLITS
 from .halves import halves
@@ -588,8 +588,8 @@ def evaluate(
     reports, notes = [], []
     with bars(quiet=quiet) as progress:
         for path in sources:
-            loaded = load_source(path, mapping)
-            matrix = loaded.matrix if mapped is None else _in_families(loaded.matrix, mapped)
+            loaded = load_source(path, mapping, mapped)
+            matrix = loaded.matrix
             if rival is not None:
                 check_picks(rival, matrix)
             notes += loaded.notes
@@ -619,12 +619,6 @@ def evaluate(
             at = plot if len(reports) == 1 else plot.with_name(f"{plot.stem}-{i + 1}{plot.suffix or '.png'}")
             plots += report.plots(at)
     return EvaluateReport(reports=tuple(reports), notes=tuple(dict.fromkeys(notes)), plots=tuple(plots))
-
-
-def _in_families(matrix: OutcomeMatrix, families: Mapping[str, str]) -> OutcomeMatrix:
-    """The table with other families; those that share prompts are one all the same."""
-    named = [families.get(g) or family_of(g) for g in matrix.groups]
-    return replace(matrix, families=merged_by_clusters(named, matrix.clusters))
 
 
 # ── learning curve ───────────────────────────────────────────────────────────────────────────────────────────────────

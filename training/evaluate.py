@@ -22,7 +22,7 @@ from ..strategies import ArmSpec, VerifierSpec
 from ..strategies.errors import TableError
 from .against import RivalPicks
 from .baselines import Forecast, Forecaster, quick_baselines, standard_baselines, stitch
-from .fit import FitSettings, Fitted, RouterForecaster, choose_value
+from .fit import FitSettings, Fitted, RouterForecaster, choose_value, features_of
 from .folds import Split, fold_of, sides
 from .judge import LAMBDAS, Entrant, Evaluation, Part, Row, fixed_at, judge, resampled, utilities_at
 from .matrix import OutcomeMatrix
@@ -106,7 +106,7 @@ def cross_fit(
     """
     settings = settings or FitSettings(seed=seed)
     forecaster = forecaster or RouterForecaster(settings)
-    features = featurize(matrix.texts, settings.features) if features is None else features
+    features = features_of(matrix.texts, settings.features) if features is None else features
     fold = fold_of(matrix.families, split=split, folds=folds, seed=seed, clusters=matrix.clusters, times=matrix.times)
     pairs = list(sides(fold, split))
     judged = np.flatnonzero(np.any([test for _, test in pairs], axis=0))
@@ -185,7 +185,7 @@ def evaluate(
     started = time.perf_counter()
     settings = settings or FitSettings(seed=seed)
     table = matrix.complete()
-    features = featurize(table.texts, settings.features)
+    features = features_of(table.texts, settings.features)
     rivals = list(standard_baselines(len(set(table.groups))) if baselines is None else baselines)
     if split == "group":  # a group that was left out has no mean to look up
         rivals = [r for r in rivals if r.name != "group"]

@@ -97,6 +97,8 @@ class AtPrice:
     price      : lambda. value : of a correct answer in the table's unit, dearest / lambda.
     best_arm   : the fixed arm of the highest utility AT THIS PRICE on these very prompts: the hardest rival.
     standings  : of the router first, then everything that it must beat.
+    over_fallback : the router's utility minus that of its fallback, the fixed arm that was best on the TRAINING
+                 prompts: what it adds to what could be known. On families never seen another arm may turn out best.
     over_hull  : the router's quality minus that of the mix of fixed arms at the same cost.
     oracle_gap : share of the way from the best fixed arm to the peeking oracle; true_oracle_gap to the oracle of true
                  probabilities, None without samples.
@@ -110,6 +112,7 @@ class AtPrice:
     value: float
     best_arm: str
     standings: tuple[Standing, ...]
+    over_fallback: Interval
     over_hull: Interval
     oracle_gap: Interval
     true_oracle_gap: Interval | None
@@ -245,6 +248,14 @@ class Entrant:
                 choices = part.policy.choose(estimates, objective, rng=rng)
                 index[part.rows[inside]], fallback[part.rows[inside]] = choices.index, choices.fallback
         return index, fallback
+
+    def fallbacks(self, objective: Objective) -> np.ndarray:
+        """(n,), the column of the fallback arm of each prompt's model at an objective."""
+        found = np.empty(len(self.value), dtype=np.intp)
+        for part in self.parts:
+            estimates = part.estimates.at(objective)
+            found[part.rows] = estimates.index(estimates.fallback)
+        return found
 
     @property
     def quality(self) -> np.ndarray:
@@ -555,6 +566,7 @@ class _Contest:
             value=value,
             best_arm=m.arms[best],
             standings=tuple(found),
+            over_fallback=means.interval(mine - u[at, router.fallbacks(self.base.but(value=value))]),
             over_hull=self._over_hull(q, c, q_drawn, c_drawn),
             oracle_gap=self.gap(value, picks, *peeking, best),
             true_oracle_gap=true_gap,

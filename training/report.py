@@ -187,8 +187,9 @@ def _at(p: AtPrice) -> str:
     true_gap = "" if p.true_oracle_gap is None else f", of true probabilities {bracket(p.true_oracle_gap)}"
     errors = ", ".join(f"x {f:g} {bracket(i, sign=True)}" for f, i in p.cost_errors.items())
     return (
-        f"At lambda {p.price:g} (a correct answer is worth {number(p.value)}): over the mix of fixed arms at equal "
-        f"cost {bracket(p.over_hull, sign=True)}; share of the gap to the oracle closed: peeking "
+        f"At lambda {p.price:g} (a correct answer is worth {number(p.value)}): over the fixed arm that was best on the "
+        f"training prompts {bracket(p.over_fallback, sign=True)}, over the mix of fixed arms at equal cost "
+        f"{bracket(p.over_hull, sign=True)}; share of the gap to the oracle closed: peeking "
         f"{bracket(p.oracle_gap)}{true_gap}; gain where costs turn out {errors}; the fallback arm stood in on "
         f"{100 * p.fallback_share:.0f} % of the prompts."
     )

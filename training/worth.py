@@ -64,6 +64,12 @@ def worth_having(e: Evaluation, p: AtPrice, gain: Interval | None = None) -> Wor
         return Worth(
             worth=False, sentence=f"safe, without a gain: the best fixed arm {p.best_arm} does as well ({figure})"
         )
+    if e.split == "group":
+        return Worth(
+            worth=False,
+            sentence=f"not shown to be safe: it may lose more than {SAFE:g} to the best fixed arm {p.best_arm} "
+            f"({figure}); over the arm that was best on the training prompts {bracket(p.over_fallback, sign=True)}",
+        )
     return Worth(worth=False, sentence=f"not worth having: the best fixed arm {p.best_arm} does as well ({figure})")
 
 

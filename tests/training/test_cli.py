@@ -65,6 +65,15 @@ def test_evaluate_cross_fits_a_router_on_a_strangers_table(table, capsys, tmp_pa
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_several_tables_are_read_together_and_each_comparison_stands_in_one_summary(table, capsys):
+    code, out, err = run(capsys, "evaluate", table, table, "--split", "prompt", "--lambdas", "0.1,0.5")
+    assert code == 0, err
+    head = out[: out.index("=====")]
+    assert "all 4 together" in head
+    assert head.count("lambda 0.1") == head.count("lambda 0.5") == 2
+    assert max(map(len, out.splitlines())) <= 120
+
+
 def test_import_then_train_then_route_decides_with_the_new_router(table, capsys, tmp_path):
     assert run(capsys, "import", table, "--log", tmp_path / "log")[0] == 0
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -121,6 +130,10 @@ def test_a_table_of_a_database_is_imported_with_its_families(capsys, tmp_path):
         (["data", "absent"], "no log at absent"),
         (["evaluate", "absent"], "no log at absent"),
         (["evaluate", "{table}", "--split", "sideways"], "split='sideways'"),
+        (["evaluate", "{table}", "--lambdas", "0.1;0.3"], "write numbers with commas between"),
+        (["evaluate", "{table}", "--lambdas", "0"], "lambda=0: it must be a finite number > 0"),
+        (["evaluate", "{table}", "--against", "absent.csv"], "absent.csv: not readable"),
+        (["evaluate", "{table}", "{table}", "--against", "absent.csv"], "--against compares on one table, 2 are given"),
         (["evaluate", "{table}", "--map", "quality"], "write FIELD=COLUMN"),
         (["evaluate", "{table}", "--map", "qualty=quality"], "did you mean 'quality'"),
         (["evaluate", "{table}", "--map", "quality=scoer"], "scoer"),

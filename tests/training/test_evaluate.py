@@ -264,6 +264,8 @@ def test_gains_are_utilities_over_the_fixed_arm_that_is_best_at_that_price(by_pr
         assert p.standing("no features").gain.mean <= 1e-9
         assert p.standing("difficulty probe").ahead.low > 0
         assert p.over_hull.low > 0.1
+        known = p.standing("no features")  # each fold's best fixed arm, which is what the router falls back on
+        assert p.over_fallback.mean == pytest.approx(known.ahead.mean)
 
 
 def test_the_best_fixed_arm_of_a_high_price_is_a_cheap_one(world):
