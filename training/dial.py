@@ -6,9 +6,9 @@ settings are the arm's own. Arms that must be run (search, early stopping) stay 
 timed: an objective with a deadline or a price of time does not choose them.
 
 More arms are not always better. On 2,200 prompts of the embedded models, 17 arms instead of 9 gave +.041, +.036, +.019
-and +.003 of utility at lambda .03, .1, .3 and 1 (s.e. .003) on random prompts held out. On whole families held out, where
-the router keeps to the training families' best fixed arm, that arm draws more samples with the dial: +.037, -.026, -.082
-and 0. So it is a choice, off where nothing is said.
+and +.003 of utility at lambda .03, .1, .3 and 1 (s.e. .003) on random prompts held out. On whole families held out,
+where the router keeps to the best fixed arm of training, that arm draws more samples with the dial: +.037, -.026,
+-.082 and 0. So it is a choice, off where nothing is said.
 """
 
 from collections.abc import Mapping
