@@ -29,8 +29,8 @@ class TreesLearner:
     """
 
     rounds: int = 25
-    learning_rate: float = 0.2
-    leaves: int = 15
+    learning_rate: float = 0.3
+    leaves: int = 31
     min_rows: int = 50
     l2: float = 10.0
     column_share: float = 0.3
@@ -86,7 +86,8 @@ class TreesLearner:
         for k in range(lesson.members):
             learn, judge = np.flatnonzero((fold != k)[known]), np.flatnonzero((fold == k)[known])
             start = lesson.base[k][arm[known]]
-            data = whole.subset(learn.tolist()).set_init_score(start[learn])
+            data = whole.subset(learn.tolist()).construct()
+            data.set_init_score(start[learn])  # set before `construct`, it is not looked at
             booster = lgb.Booster({**settings, "seed": lesson.seed * 1009 + k}, data)
             for _ in range(self.rounds):
                 if booster.update():  # nothing left to split: a tree of one leaf, and so would be all others
