@@ -593,7 +593,9 @@ def evaluate(
             if rival is not None:
                 check_picks(rival, matrix)
             notes += loaded.notes
-            name = loaded.name if len(sources) == 1 or loaded.log is not None else f"{path.parent.name}/{loaded.name}"
+            name = loaded.name
+            if path.is_file() and (len(sources) > 1 or path.stem == "outcomes"):  # the folder tells tables apart
+                name = f"{path.parent.name}/{path.name}"
             found: list[Evaluation | Skipped] = []
             halves = loaded.halves()
             about = {"specs": loaded.specs, "verifiers": loaded.verifiers}

@@ -362,13 +362,13 @@ def evaluate_router(
     held = restrict(router, matrix)
     objective = router.objective if value is None else router.objective.but(value=value)
     n = len(held)
-    estimates, values = router.estimate(held.texts), np.full(n, objective.value)
+    seen, values = router.estimate(held.texts), np.full(n, objective.value)
 
     def entrant(name: str, e: Estimates, policy: Policy, chosen: np.ndarray = values) -> Entrant:
         return Entrant(name=name, parts=[Part(rows=np.arange(n), estimates=e, policy=policy)], value=chosen)
 
-    entrants = [entrant("router", estimates, router.policy)]
-    entrants += [entrant(name, estimates, policy) for name, policy in (rules or {}).items()]
+    entrants = [entrant("router", seen, router.policy)]
+    entrants += [entrant(name, seen, policy) for name, policy in (rules or {}).items()]
     if train is not None:
         spec = FeatureSpec()
         learned = train.columns(held.arms).complete()
@@ -383,6 +383,10 @@ def evaluate_router(
     notes = _notes(matrix, held, "holdout", 1, 1)
     if overlap:
         notes.append(f"{overlap} of {n} held-out prompts were in the training table: the figures flatter the router")
+    if seen.familiar is not None:
+        notes.append(
+            f"{100 * (1 - seen.familiar.mean()):.1f} % of these prompts are flagged as unlike the training prompts"
+        )
     return judge(
         held,
         entrants,

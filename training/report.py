@@ -87,7 +87,7 @@ def summary_text(lines: Sequence[Line], *, width: int = WIDTH) -> str:
     rows = [
         (
             " ".join(x for x in (line.table if tables else "", _SHORT[line.split], f"lambda {line.price:g}") if x),
-            (bracket(line.gain, sign=True), bracket(line.together, sign=True), _mark(line)),
+            (bracket(line.gain, sign=True), bracket(line.together, sign=True), line.worth.short),
         )
         for line in lines
     ]
@@ -105,16 +105,6 @@ def summary_text(lines: Sequence[Line], *, width: int = WIDTH) -> str:
             "(max-t bootstrap), and the last column goes by those."
         )
     return "\n".join([text_table(columns, rows, width=width), *(_filled(t, width) for t in told)])
-
-
-def _mark(line: Line) -> str:
-    if line.worth.worth is None:
-        return "too few families to say"
-    if line.together.low > 0:
-        return "yes"
-    if line.together.high < 0:
-        return f"no, it LOSES to {line.best_arm}"
-    return f"no, {line.best_arm} does as well"
 
 
 _SHORT = {"prompt": "prompts", "group": "families", "time": "time", "holdout": "held out"}
@@ -151,7 +141,8 @@ def evaluation_text(e: Evaluation, *, width: int = WIDTH) -> str:
     parts += ["", _calibration(e, width), *(_filled(t, width) for t in _forecasts(e))]
     for p in e.prices[-1:]:
         if p.flagging is not None:
-            parts += ["", *(_filled(t, width) for t in _flags(e, p, p.flagging)), *_families(p.flagging, width)]
+            parts += ["", *(_filled(t, width) for t in _flags(e, p, p.flagging))]
+            parts += _families(p.flagging, width) if e.split == "group" else []
     if e.sanity is not None and any(x is not None for x in (e.sanity.shuffled, e.sanity.refits, e.sanity.folds)):
         parts += ["", *(_filled(t, width) for t in _sane(e.sanity))]
     parts += [_filled(f"Note: {note}.", width) for note in e.notes]

@@ -22,9 +22,10 @@ SAFE = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worth:
-    """worth : True = worth having, False = not, None = can't be said. sentence : the same for people, with figures."""
+    """worth : True = worth having, False = not, None = can't be said. short, sentence : the same for people."""
 
     worth: bool | None
+    short: str
     sentence: str
 
 
@@ -32,7 +33,7 @@ class Worth:
 class Line:
     """One comparison with the best fixed arm, among the several that are read together.
 
-    together : the interval that holds for all of them at once.
+    together : the interval that holds for all of them at once. worth : the verdict by that interval.
     """
 
     table: str
@@ -48,29 +49,37 @@ def worth_having(e: Evaluation, p: AtPrice, gain: Interval | None = None) -> Wor
     """Judge the router at one price by its gain over the best fixed arm; `gain` in the place of its own interval."""
     gain = gain or p.router.gain
     figure = bracket(gain, sign=True)
+    best = p.best_arm
     if e.split == "group" and e.n_families < FEW_FAMILIES:
-        return Worth(worth=None, sentence=f"too few families (n = {e.n_families} < {FEW_FAMILIES}) to say: {figure}")
+        few = f"too few families (n = {e.n_families} < {FEW_FAMILIES}) to say"
+        return Worth(worth=None, short=few, sentence=f"{few}: {figure}")
     if gain.low > 0:
-        best = max((s for s in p.standings if s.kind == "baseline"), key=lambda s: s.gain.mean, default=None)
-        beside = ""
-        if best is not None and best.ahead.high < 0:
-            beside = f"; but {best.name!r}, which is simpler, does better by {bracket(_negated(best.ahead))}"
-        elif best is not None and best.ahead.low <= 0:
-            beside = f"; {best.name!r}, which is simpler, does about as well ({bracket(best.gain, sign=True)})"
-        return Worth(worth=True, sentence=f"worth having: {figure} over the best fixed arm {p.best_arm}{beside}")
+        told = f"worth having: {figure} over the best fixed arm {best}{_simpler(p)}"
+        return Worth(worth=True, short="yes", sentence=told)
     if gain.high < 0:
-        return Worth(worth=False, sentence=f"not worth having: it LOSES to the best fixed arm {p.best_arm} ({figure})")
+        told = f"not worth having: it LOSES to the best fixed arm {best} ({figure})"
+        return Worth(worth=False, short=f"no, it LOSES to {best}", sentence=told)
     if e.split == "group" and gain.low > -SAFE:
-        return Worth(
-            worth=False, sentence=f"safe, without a gain: the best fixed arm {p.best_arm} does as well ({figure})"
-        )
+        told = f"safe, without a gain: the best fixed arm {best} does as well ({figure})"
+        return Worth(worth=False, short=f"safe, {best} does as well", sentence=told)
     if e.split == "group":
-        return Worth(
-            worth=False,
-            sentence=f"not shown to be safe: it may lose more than {SAFE:g} to the best fixed arm {p.best_arm} "
-            f"({figure}); over the arm that was best on the training prompts {bracket(p.over_fallback, sign=True)}",
+        told = (
+            f"not shown to be safe: it may lose more than {SAFE:g} to the best fixed arm {best} ({figure}); over the "
+            f"arm that was best on the training prompts {bracket(p.over_fallback, sign=True)}"
         )
-    return Worth(worth=False, sentence=f"not worth having: the best fixed arm {p.best_arm} does as well ({figure})")
+        return Worth(worth=False, short="not shown to be safe", sentence=told)
+    told = f"not worth having: the best fixed arm {best} does as well ({figure})"
+    return Worth(worth=False, short=f"no, {best} does as well", sentence=told)
+
+
+def _simpler(p: AtPrice) -> str:
+    """The best of the learned baselines, where the router is not surely ahead of it."""
+    rival = max((s for s in p.standings if s.kind == "baseline"), key=lambda s: s.gain.mean, default=None)
+    if rival is None or rival.ahead.low > 0:
+        return ""
+    if rival.ahead.high < 0:
+        return f"; but {rival.name!r}, which is simpler, does better by {bracket(_negated(rival.ahead))}"
+    return f"; {rival.name!r}, which is simpler, does about as well ({bracket(rival.gain, sign=True)})"
 
 
 def summary(tables: Sequence[tuple[str, Sequence[Evaluation]]]) -> tuple[Line, ...]:
@@ -94,7 +103,7 @@ def summary(tables: Sequence[tuple[str, Sequence[Evaluation]]]) -> tuple[Line, .
             best_arm=p.best_arm,
             gain=p.router.gain,
             together=t,
-            worth=worth_having(e, p),
+            worth=worth_having(e, p, t),
         )
         for (table, e, p), t in zip(found, together, strict=True)
     )

@@ -74,6 +74,23 @@ def test_several_tables_are_read_together_and_each_comparison_stands_in_one_summ
     assert max(map(len, out.splitlines())) <= 120
 
 
+def test_ctrl_c_in_a_long_evaluation_prints_what_is_done(table, capsys, monkeypatch):
+    from howhard.training import commands
+
+    whole = commands.evaluate_split
+
+    def pressed(matrix, split, **options):  # stands for the key, pressed while families are left out
+        if split == "group":
+            raise KeyboardInterrupt
+        return whole(matrix, split, **options)
+
+    monkeypatch.setattr(commands, "evaluate_split", pressed)
+    code, out, _ = run(capsys, "evaluate", table)
+    assert code == 0
+    assert "random prompts left out: 240 prompts" in out
+    assert "Note: interrupted:" in out
+
+
 def test_import_then_train_then_route_decides_with_the_new_router(table, capsys, tmp_path):
     assert run(capsys, "import", table, "--log", tmp_path / "log")[0] == 0
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"

@@ -48,7 +48,7 @@ def test_both_splits_are_printed_with_every_row_and_its_intervals(report, evalua
     assert f"{evaluations[0].best_arm} *" in text
     assert max(map(len, text.splitlines())) <= 120
     assert text.index("worth having?") < text.index("random prompts left out")
-    assert text.count("too few families (n = 4 < 8) to say") == 2
+    assert text.count("too few families (n = 4 < 8) to say") == 4  # in the summary, and in words
     assert "paired bootstrap by prompt" in text
     assert "paired bootstrap by family" in text
     assert "Note: intervals resample 4 families" in text
