@@ -20,7 +20,7 @@ from .matrix import OutcomeMatrix
 from .promote import Contender, Verdict, judge
 from .tracking import resolve_uri
 
-_FORCE = "--force promotes it all the same, and leaves a mark"
+_FORCE = "`howhard promote --force` promotes it all the same, and leaves a mark"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,16 +42,18 @@ class Proposed:
         return self.verdict.promote or self.forced
 
     def text(self) -> str:
-        """For people: one line, and what to do where it was not promoted."""
+        """For people: what it is now and why, and what to do where it was not promoted."""
         v, name = self.verdict, f"{registry.MODEL} version {self.version}"
-        on = "" if v.holdout is None else f"; holdout {v.holdout.version}, {len(v.holdout):,} prompts"
+        before = f"is the champion (before: {self.previous or 'none'})"
         if self.forced:
-            return (
-                f"promoted by force: {name} is the champion (before: {self.previous or 'none'}), though {v.reason}{on}"
-            )
-        if v.promote:
-            return f"promoted: {name} is the champion (before: {self.previous or 'none'}); {v.reason}{on}"
-        return f"not promoted: {name} is the challenger; {v.reason}{on}\n{v.remedy}; {_FORCE}".replace("\n;", "\n")
+            lines = [f"promoted by force: {name} {before}, though", f"  {v.reason}"]
+        elif v.promote:
+            lines = [f"promoted: {name} {before}", f"  {v.reason}"]
+        else:
+            lines = [f"not promoted: {name} is the challenger", f"  {v.reason}", f"  {v.remedy}", f"  {_FORCE}"]
+        if v.holdout is not None:
+            lines.append(f"  holdout {v.holdout.version}, {len(v.holdout):,} prompts")
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""

@@ -17,7 +17,7 @@ from .matrix import OutcomeMatrix
 from .printing import WIDTH, bracket, number, plus_minus, text_table
 from .promote import Contender, picked
 
-_EXAMPLES = 5
+_EXAMPLES = 3
 _GROUPS = 20
 
 
@@ -228,7 +228,7 @@ def _example(e: Example) -> list[str]:
     figures = f"quality {e.quality:+.2f}, cost {e.cost:+.3g}, utility {e.utility:+.3g}"
     text = " ".join(e.prompt.split())
     short = text if len(text) <= WIDTH - 4 else f"{text[: WIDTH - 7]}..."
-    return [f"  {e.prompt_id} ({e.group}): {e.from_arm} -> {e.to_arm}; {figures}", f"    {short}"]
+    return [f"  {e.prompt_id}: {e.from_arm} -> {e.to_arm}; {figures}", f"    {short}"]
 
 
 def _plain(value: Any) -> Any:

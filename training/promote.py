@@ -191,7 +191,7 @@ def _arms(router: RouterLike, table: OutcomeMatrix) -> Sequence[str]:
 
 def picked(router: RouterLike, texts: Sequence[str], objective: Objective) -> np.ndarray:
     """Name of the arm that a router picks on each prompt, str (n,); exploration, where it is on, from a fixed seed."""
-    estimates: Estimates = router.estimate(texts).at(objective)
+    estimates: Estimates = router.estimate(texts)
     rng = np.random.default_rng(0) if router.policy.random else None
     return np.array(estimates.arms)[router.policy.choose(estimates, objective, rng=rng).index]
 

@@ -92,7 +92,7 @@ def test_one_that_is_not_surely_better_is_refused_with_what_to_do(propose, uri):
     text = second.text()
     assert text.startswith("not promoted: howhard-router version 2 is the challenger")
     assert "keep the champion" in text
-    assert "--force promotes it all the same" in text
+    assert "--force` promotes it all the same" in text
     plain = json.loads(json.dumps(second.to_dict(), allow_nan=False))
     assert plain["promoted"] is False
     assert plain["holdout"] == {"version": first.verdict.holdout.version, "prompts": len(first.verdict.holdout)}
