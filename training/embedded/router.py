@@ -8,6 +8,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from ...router.artifact import read_artifact
 from ..quickstart import QuickstartReport, quickstart
 
 NAME = "router-quickstart"
@@ -20,13 +21,13 @@ tags: [howhard, router]
 # {name}
 
 Chooses single pass, best-of-N, a vote or a tree search, on `tiny-small` or `tiny-large`, for the four kinds of problems
-that those models solve. **For showing howhard**: on any other prompt its estimates mean nothing. Prompts far from all
-that it learned from go to its fallback arm, but short English ones ("Write a poem about the sea.") are not far enough
-for that.
+that those models solve. **For showing howhard**: on any other prompt its estimates mean nothing, and it marks prompts
+unlike those of its training ("Write a poem about the sea.") as unfamiliar.
 
 | | |
 | --- | --- |
 | learned from | {learned:,} fresh prompts, {samples} samples of each model, {trained} |
+| versions | router {version}, data {data}, howhard {code} |
 | format | a plain directory: a manifest with checksums, LightGBM text models, npz arrays; no pickle |
 | licence | Apache-2.0; made from generated problems alone |
 | made by | `python -m howhard.training.embedded.router --out models --prompts {prompts} --samples {samples}` |
@@ -70,11 +71,15 @@ def publish(done: QuickstartReport, directory: Path, *, prompts: int, samples: i
     shutil.copytree(made, directory)
     shutil.copy(made.with_suffix(".png"), directory / "plane.png")
     report = done.trained.report
+    manifest, _ = read_artifact(made)
     card = CARD.format(
         name=NAME,
         learned=done.trained.n_learned,
         prompts=prompts,
         samples=samples,
+        version=manifest.router_version,
+        data=manifest.training.data_version,
+        code=manifest.howhard_version,
         trained=f"seed {done.trained.seed}",
         table=report.text(width=110),
     )
