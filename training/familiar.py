@@ -60,12 +60,12 @@ def left_out_distances(dense: np.ndarray, fold: np.ndarray, *, centres: int, see
 
 
 def limit_of(distance: np.ndarray, share: float) -> float:
-    """The limit that at most `share` of new prompts like these exceed: their quantile, rounded up.
+    """The limit that at most `share` of new prompts like these exceed: their quantile, rounded up, and 1 at least.
 
-    distance : (n,) of prompts left out. With n + 1 exchangeable prompts the chance that the last one lies above the
-    ceil((n + 1)(1 - share))-th smallest of the others is at most `share`; beyond the largest where n is too small.
-    Source: split conformal prediction, Vovk, Gammerman & Shafer 2005.
+    distance : (n,) of prompts left out, in typical distances. With n + 1 exchangeable prompts the chance that the last
+    one lies above the ceil((n + 1)(1 - share))-th smallest of the others is at most `share`; beyond the largest where n
+    is too small. Source: split conformal prediction, Vovk, Gammerman & Shafer 2005.
     """
     rank = int(np.ceil((len(distance) + 1) * (1 - share)))
     ordered = np.sort(distance)
-    return float(ordered[-1] * (1 + 1e-6) if rank > len(ordered) else ordered[rank - 1])
+    return max(1.0, float(ordered[-1] * (1 + 1e-6) if rank > len(ordered) else ordered[rank - 1]))

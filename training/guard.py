@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..router.estimates import Estimates
+from ..router.estimates import Estimates, FixedArms
 from ..router.familiarity import STRANGE_SE, Familiarity
 from ..router.features import Features
 from ..router.objective import Objective
 from ..router.policy import UtilityPolicy
 from ..strategies.errors import ConfigError
 from .familiar import describe, left_out_distances, limit_of
-from .matrix import OutcomeMatrix, best_fixed
+from .matrix import OutcomeMatrix
 
 FEWEST_FAMILIES = 4
 """With fewer families nothing can be learned by leaving them out: unfamiliar prompts go to the fallback arm."""
@@ -97,6 +97,27 @@ class GuardReport:
     hits: float | None = None
     left_out: Gain | None = None
     unflagged: Gain | None = None
+
+    def text(self) -> str:
+        """The same in sentences."""
+        found = (
+            f"Guard: {self.strength:g} standard errors on prompts like the training prompts, where it gains "
+            f"{self.in_distribution.mean:+.3f} of a right answer per prompt over the best fixed arm. At most "
+            f"{self.share:.0%} of these are taken for unfamiliar. "
+        )
+        if self.hits is None or self.left_out is None or self.unflagged is None:
+            return (
+                found + f"Too few families of prompts ({self.families}) to leave out: unfamiliar ones go to that arm."
+            )
+        what = (
+            "go to that arm"
+            if math.isinf(self.strange_strength)
+            else f"are held to {self.strange_strength:g} times the error on families left out"
+        )
+        return found + (
+            f"Unfamiliar ones {what}. Of {self.families} families, each left out, {self.hits:.0%} of the prompts are "
+            f"found unfamiliar; the gain is {self.left_out.mean:+.3f}, and {self.unflagged.mean:+.3f} if none were."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -293,7 +314,14 @@ class _Judge:
         self._cost = np.broadcast_to(mean, matrix.cost.shape)[rows] if cost is None else cost[rows]
         self._paid_quality = _paid(matrix.quality, quality)[rows]
         self._paid_cost = _paid(matrix.cost, np.broadcast_to(mean, matrix.cost.shape))[rows]
-        self._best = [best_fixed(matrix.arm_quality, mean, value=v) for v in values]
+        fixed = FixedArms(
+            quality=matrix.arm_quality,
+            cost=mean,
+            seconds=np.full(len(mean), np.nan),
+            quality_se=matrix.quality_se,
+            difference_se=np.empty((0, len(mean), len(mean))),
+        )
+        self._best = [fixed.best(Objective(value=v)) for v in values]
         self._unit = np.unique(unit[rows], return_inverse=True)[1]
         self._cache: dict[tuple[bool, float], np.ndarray] = {}
 

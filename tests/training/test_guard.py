@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from howhard.router.familiarity import STRANGE_SE
+from howhard.router.familiarity import STRANGE_SE, Familiarity
 from howhard.router.features import Features, FeatureSpec, featurize
 from howhard.strategies.errors import ConfigError
 from howhard.training.folds import fold_of
@@ -87,6 +87,7 @@ def test_the_guard_is_infinite_where_left_out_families_go_the_other_way():
     assert report.unflagged is not None
     assert report.left_out is not None
     assert report.unflagged.mean < -0.2 < report.left_out.mean
+    assert "Unfamiliar ones go to that arm. Of 8 families" in report.text()
 
 
 def test_the_guard_stays_small_where_left_out_families_agree():
@@ -95,6 +96,7 @@ def test_the_guard_stays_small_where_left_out_families_agree():
     assert found.strange_se.max() < 0.3
     assert found.report.left_out is not None
     assert found.report.left_out.mean > 0.2
+    assert "Unfamiliar ones are held to 0.25 times the error" in found.report.text()
 
 
 def test_the_guard_is_strong_where_known_families_are_predicted_the_wrong_way():
@@ -109,6 +111,7 @@ def test_with_too_few_families_strange_prompts_go_to_the_fallback_arm():
     assert found.strange_se[0, 1] == STRANGE_SE
     assert found.report.hits is None
     assert found.report.share == 0.05
+    assert "Too few families of prompts (3)" in found.report.text()
 
 
 def test_false_alarms_on_new_prompts_of_known_families_are_as_stated():
@@ -169,6 +172,16 @@ def world_of_nothing() -> Uncertainty:
     texts, topic = prompts_of(4, topics=2)
     matrix = matrix_of(texts, topic, np.full((8, 2), 0.5), (1.0, 1.0))
     return learn_uncertainty(matrix, featurize(texts, SPEC), fold=np.arange(8) % 2, quality=np.full((8, 2), 0.5))
+
+
+def test_prompts_that_are_all_alike_make_a_description_that_can_be_read_again():
+    texts, topic = ["Add 1 and 2."] * 24, np.zeros(24, dtype=int)
+    matrix = matrix_of(texts, topic, np.full((24, 2), 0.5), (1.0, 1.0))
+    found = learn_uncertainty(matrix, featurize(texts, SPEC), fold=np.arange(24) % 4, quality=np.full((24, 2), 0.5))
+    again = Familiarity.of(found.familiarity.arrays(), SPEC)
+    assert again is not None
+    assert again.strange(featurize(["Add 1 and 2.", "Write a poem about the sea."], SPEC)).tolist() == [False, True]
+    assert not found.strange.any()
 
 
 def test_members_that_differ_more_are_trusted_less_and_their_typical_error_is_the_one_seen():
