@@ -330,6 +330,7 @@ def evaluate(
     split: Annotated[
         str, typer.Option(help="prompt, group (whole families left out), time, or both (prompt and group).")
     ] = "both",
+    without: Annotated[list[str] | None, typer.Option(help="Leave this arm out (repeatable).")] = None,
     families: Annotated[
         Path | None, typer.Option(help="Which groups are siblings: a CSV with the columns group and family.")
     ] = None,
@@ -353,8 +354,8 @@ def evaluate(
     from .commands import evaluate as run
 
     report = run(
-        sources, router=router, mapping=column or [], families=families, split=split, lambdas=_numbers(lambdas),
-        seeds=seeds, thorough=thorough, against=against, seed=seed, plot=plot, quiet=as_json,
+        sources, router=router, mapping=column or [], without=without or [], families=families, split=split,
+        lambdas=_numbers(lambdas), seeds=seeds, thorough=thorough, against=against, seed=seed, plot=plot, quiet=as_json,
     )  # fmt: skip
     _print(report, as_json)
 

@@ -553,6 +553,7 @@ def evaluate(
     *,
     router: str | Path | None = None,
     mapping: Sequence[str] = (),
+    without: Sequence[str] = (),
     families: Path | None = None,
     split: str = "both",
     lambdas: Sequence[float] = LAMBDAS,
@@ -565,6 +566,7 @@ def evaluate(
 ) -> EvaluateReport:
     """Judge a ready router on tables, or cross-fit one on each: with random prompts or whole families left out.
 
+    without  : arms to leave out, where a table has them.
     families : file group -> family. split : prompt, group, time, or both (prompt and group).
     lambdas  : prices of compute, cost in units of the dearest arm's mean.
     seeds    : fold seeds of the cross-fits; None = 5 of a thorough evaluation, else 1.
@@ -590,6 +592,8 @@ def evaluate(
         for path in sources:
             loaded = load_source(path, mapping, mapped)
             matrix = loaded.matrix
+            if set(without) & set(matrix.arms):
+                matrix = matrix.columns([a for a in matrix.arms if a not in without])
             if rival is not None:
                 check_picks(rival, matrix)
             notes += loaded.notes
@@ -604,9 +608,15 @@ def evaluate(
                     found.append(evaluate_router(Router.load(router), matrix, halves=halves, **options))
                 for one in () if router is not None else ("prompt", "group") if split == "both" else (split,):
                     moving = partial(progress, f"{name[:18]} {one}" if len(sources) > 1 else f"{one} split")
-                    found.append(
-                        evaluate_split(matrix, one, halves=halves, progress=moving, **about, **options, **further)
-                    )
+                    try:
+                        done = evaluate_split(
+                            matrix, one, halves=halves, progress=moving, **about, **options, **further
+                        )
+                    except TableError as exc:
+                        if len(sources) == 1:
+                            raise
+                        done = Skipped(split=one, reason=str(exc))  # the other tables can be judged all the same
+                    found.append(done)
             except KeyboardInterrupt:
                 if not (found or reports):
                     raise
