@@ -407,7 +407,7 @@ class _Small:
     def back(self, v: np.ndarray) -> np.ndarray:
         """Weights (p, J, c) of the design's own columns, from those of the turned ones (n, J, c)."""
         n, j, c = v.shape
-        alpha = solve_triangular(self.factor, v.reshape(n, j * c), lower=True, trans="T")
+        alpha = solve_triangular(self.factor, v.reshape(n, j * c), lower=True, trans=1)
         return self.origin.transposed_times(alpha).astype(np.float32).reshape(-1, j, c)
 
 

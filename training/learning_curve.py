@@ -187,7 +187,7 @@ class LearningCurve:
             panel.xaxis.set_minor_locator(NullLocator())
             panel.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
             panel.tick_params(axis="x", labelrotation=45)
-            panel.set_xlabel("outcomes logged (of the new arm, where dashed)")
+            panel.set_xlabel("outcomes logged" + (" (of the new arm, where dashed)" if self.new_arm else ""))
             panel.set_title(f"lambda {price:g}", fontsize=10)
         panels[0].set_ylabel("utility above the best fixed arm")
         panels[0].legend(fontsize=8)

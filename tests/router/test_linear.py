@@ -64,11 +64,6 @@ def test_sums_are_those_of_the_formula():
     assert weights(x) == pytest.approx(expected + x.embedding @ weights.embedding_weights, abs=1e-4)
 
 
-def test_an_empty_prompt_has_the_dense_columns_sums_and_no_others():
-    weights = a_map(3, columns=0)
-    assert (weights(featurize([""], SPEC))[0] == weights.offset).all()
-
-
 def test_a_two_parameter_component_is_one_score_per_member_times_each_arms_loading():
     loading = np.random.default_rng(1).normal(size=(1, 4, 3))
     component = LinearComponent(name="two_parameter", scores=a_map(3), members=3, loading=loading)
