@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .curves import Interval, PairedMeans, interval, ratio
+from .curves import Interval, PairedMeans, interval
 from .matrix import OutcomeMatrix
 
 BINS = 10
@@ -33,7 +33,10 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenefitBin:
-    """Prompts (and arms) of similar predicted benefit: the mean predicted, and the mean realised with its interval."""
+    """Prompts (and arms) of similar predicted benefit: the mean predicted, and the mean realised with its interval.
+
+    Both are measured from the arm's mean benefit: that one arm is better than another on average is no insight.
+    """
 
     n: int
     predicted: float
@@ -174,14 +177,15 @@ def benefit_of(
 
     bins = []
     if others:
-        flat = predicted[:, others]
-        cell = _bins(flat.ravel()).reshape(flat.shape)
+        said, seen = x[:, others], y[:, others]
+        cell = _bins(said.ravel()).reshape(said.shape)
         for b in range(int(cell.max()) + 1):
             inside = (cell == b).astype(float)
             n = inside.sum(axis=1)
-            mean, drawn = means.of(np.stack([(inside * realised[:, others]).sum(axis=1), n], axis=1))
-            seen = interval(ratio(mean[0], mean[1]), ratio(drawn[:, 0], drawn[:, 1]))
-            bins.append(BenefitBin(n=int(n.sum()), predicted=float((inside * flat).sum() / n.sum()), realised=seen))
+            mean = float((inside * said).sum() / n.sum())
+            bins.append(
+                BenefitBin(n=int(n.sum()), predicted=mean, realised=means.ratio((inside * seen).sum(axis=1), n))
+            )
     return Benefit(slope=slope(others), arms={arms[j]: slope([j]) for j in others}, bins=tuple(bins))
 
 

@@ -597,9 +597,8 @@ def evaluate(
             if rival is not None:
                 check_picks(rival, matrix)
             notes += loaded.notes
-            name = loaded.name
-            if path.is_file() and (len(sources) > 1 or path.stem == "outcomes"):  # the folder tells tables apart
-                name = f"{path.parent.name}/{path.name}"
+            # Of .../bbh/outcomes.parquet the folder tells what it is.
+            name = path.parent.name if path.is_file() and path.stem == "outcomes" else loaded.name
             found: list[Evaluation | Skipped] = []
             halves = loaded.halves()
             about = {"specs": loaded.specs, "verifiers": loaded.verifiers}

@@ -97,8 +97,8 @@ class AtPrice:
     price      : lambda. value : of a correct answer in the table's unit, dearest / lambda.
     best_arm   : the fixed arm of the highest utility AT THIS PRICE on these very prompts: the hardest rival.
     standings  : of the router first, then everything that it must beat.
-    over_fallback : the router's utility minus that of its fallback, the fixed arm that was best on the TRAINING
-                 prompts: what it adds to what could be known. On families never seen another arm may turn out best.
+    over_fallback : the router's utility minus that of its fallback, the best fixed arm by the TRAINING prompts: what it
+                 adds to what could be known. On families never seen another arm may turn out best.
     over_hull  : the router's quality minus that of the mix of fixed arms at the same cost.
     oracle_gap : share of the way from the best fixed arm to the peeking oracle; true_oracle_gap to the oracle of true
                  probabilities, None without samples.

@@ -52,7 +52,7 @@ class Report:
         if verdicts and (lines := summary([("", self.done)])):
             parts += ["", summary_text(lines, width=width)]
         for e in self.evaluations:
-            parts += ["", _skipped(e) if isinstance(e, Skipped) else evaluation_text(e, width=width)]
+            parts += ["", _filled(_skipped(e), width) if isinstance(e, Skipped) else evaluation_text(e, width=width)]
         return "\n".join(parts)
 
     def to_dict(self) -> dict[str, Any]:

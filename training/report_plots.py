@@ -151,8 +151,10 @@ def plot_calibration(evaluations: Sequence[Evaluation], path: str | Path, *, tit
             axis.plot([x[0]] * 2, [low[0], high[0]], color=_GREEN, alpha=0.5, lw=6, label="perfect forecaster, 95 %")
         inside = [b.low <= b.observed <= b.high for b in arm.bins]
         axis.scatter(x, [b.observed for b in arm.bins], s=22, c=[_BLUE if i else _RED for i in inside], zorder=3)
-        axis.set_xlim(-0.02, 1.02)
-        axis.set_ylim(-0.02, 1.02)
+        shown = [*x, *low, *high, *(b.observed for b in arm.bins)]
+        middle, half = (max(shown) + min(shown)) / 2, 0.55 * max(max(shown) - min(shown), 0.1)
+        axis.set_xlim(middle - half, middle + half)
+        axis.set_ylim(middle - half, middle + half)
         axis.set_aspect("equal")
         told = f"error {arm.error:.3f}, perfect up to {arm.perfect.high:.3f}"
         axis.set_title(f"{arm.arm}\n{_HEADS[e.split]}\n{told}", fontsize=8, loc="left")
@@ -191,8 +193,8 @@ def plot_benefit(evaluations: Sequence[Evaluation], path: str | Path, *, title: 
         if benefit.slope is not None:
             told = f"slope {benefit.slope.mean:.2f} [{benefit.slope.low:.2f}, {benefit.slope.high:.2f}], 1 = right"
         axis.set_title(f"{_HEADS[e.split]}, {e.n_prompts:,} prompts\n{told}", fontsize=10, loc="left")
-        axis.set_xlabel(f"predicted: quality of an arm - quality of {e.best_arm}", fontsize=9)
-        axis.set_ylabel("realised")
+        axis.set_xlabel(f"predicted benefit over {e.best_arm}, from the arm's mean", fontsize=9)
+        axis.set_ylabel("realised, from the arm's mean")
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8, frameon=False, loc="best")
 

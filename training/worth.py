@@ -20,6 +20,10 @@ SAFE = 0.01
 """Loss of utility against the best fixed arm, in units of quality, that does no harm on families never seen."""
 
 
+LITTLE = 0.005
+"""Gain in units of quality below which a router is hardly worth its upkeep, however sure the gain is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worth:
     """worth : True = worth having, False = not, None = can't be said. short, sentence : the same for people."""
@@ -55,6 +59,8 @@ def worth_having(e: Evaluation, p: AtPrice, gain: Interval | None = None) -> Wor
         return Worth(worth=None, short=few, sentence=f"{few}: {figure}")
     if gain.low > 0:
         told = f"worth having: {figure} over the best fixed arm {best}{_simpler(p)}"
+        if gain.mean < LITTLE:
+            return Worth(worth=False, short=f"hardly: less than {LITTLE:g}", sentence=f"hardly {told}")
         return Worth(worth=True, short="yes", sentence=told)
     if gain.high < 0:
         told = f"not worth having: it LOSES to the best fixed arm {best} ({figure})"

@@ -266,8 +266,18 @@ def test_gains_are_utilities_over_the_fixed_arm_that_is_best_at_that_price(by_pr
         assert p.standing("no features").gain.mean <= 1e-9
         assert p.standing("difficulty probe").ahead.low > 0
         assert p.over_hull.low > 0.1
-        known = p.standing("no features")  # each fold's best fixed arm, which is what the router falls back on
-        assert p.over_fallback.mean == pytest.approx(known.ahead.mean)
+
+
+def test_the_gain_over_the_fallback_is_that_over_what_each_fold_could_know(world):
+    m = world.matrix.rows(np.arange(150))
+    p = evaluate(m, settings=TINY, draws=20, baselines=[], folds=3, lambdas=(0.5,)).prices[0]
+    u = m.quality - 0.5 * m.cost / m.arm_cost.max()
+    known = np.empty(150)
+    for part in cross_fit(m, settings=TINY, folds=3).parts:
+        estimates = part.estimates.at(Objective(value=p.value))
+        known[part.rows] = u[part.rows, estimates.index(estimates.fallback)]
+    best = u[:, m.arms.index(p.best_arm)].mean()
+    assert p.over_fallback.mean == pytest.approx(p.router.gain.mean + best - known.mean())
 
 
 def test_the_best_fixed_arm_of_a_high_price_is_a_cheap_one(world):

@@ -35,6 +35,12 @@ def test_a_gain_that_is_surely_above_nothing_is_worth_having(found):
     assert verdict.sentence == "worth having: +.050 [+.020, +.080] over the best fixed arm small/single"
 
 
+def test_a_gain_that_is_sure_but_tiny_is_hardly_worth_having(found):
+    verdict = having(found, Interval(0.002, 0.001, 0.003))
+    assert verdict.worth is False
+    assert verdict.sentence.startswith("hardly worth having: +.002")
+
+
 def test_a_gain_that_may_be_nothing_is_not_and_the_arm_that_does_as_well_is_named(found):
     verdict = having(found, Interval(0.01, -0.02, 0.04))
     assert verdict.worth is False
