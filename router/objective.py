@@ -4,7 +4,7 @@ An Objective is data (configs, manifests and logs hold it as it is); what is don
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -66,6 +66,22 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if self.min_quality is not None:
             words.append(f"min_quality={self.min_quality:g}")
         return ", ".join(words)
+
+
+def guarded_gain(
+    *, benefit: Any, benefit_se: Any, extra_cost: Any, extra_seconds: Any, objective: Objective, guard: float
+) -> Any:
+    """What an alternative surely adds over what it is compared with; take it only where this is above 0.
+
+        value * (benefit - guard * benefit_se) - extra_cost - price_of_second * extra_seconds
+
+    benefit, extra_cost, extra_seconds : alternative minus baseline, numbers or arrays of one shape;
+                                         benefit_se is the
+    standard error of `benefit`. Used for an arm against the fallback arm (here), a plan against stopping, and
+    a challenger against the champion, so that all three mean the same by "surely better".
+    """
+    gain = objective.value * (benefit - guard * benefit_se) - extra_cost
+    return gain - objective.price_of_second * extra_seconds if objective.price_of_second else gain
 
 
 def _check(name: str, value: object, *, most: float = math.inf, or_none: bool = False) -> None:

@@ -7,7 +7,7 @@ only, and is data: configs and manifests hold it as it is.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from ..strategies.errors import ConfigError, InputError, NoFeasibleArm, nearest
 from ..strategies.spec import SpecError
 from .decision import Reason
 from .estimates import Estimates, Floats
-from .objective import Objective
+from .objective import Objective, guarded_gain
 
 Mask = NDArray[np.bool_]
 
@@ -54,22 +54,6 @@ def within_limits(estimates: Estimates, objective: Objective, allowed: Mask | No
     if objective.deadline is not None:
         ok &= estimates.latency_at(objective.deadline_quantile) <= objective.deadline  # NaN compares as False
     return ok
-
-
-def guarded_gain(
-    *, benefit: Any, benefit_se: Any, extra_cost: Any, extra_seconds: Any, objective: Objective, guard: float
-) -> Any:
-    """What an alternative surely adds over what it is compared with; take it only where this is above 0.
-
-        value * (benefit - guard * benefit_se) - extra_cost - price_of_second * extra_seconds
-
-    benefit, extra_cost, extra_seconds : alternative minus baseline, numbers or arrays of one shape;
-                                         benefit_se is the
-    standard error of `benefit`. Used for an arm against the fallback arm (here), a plan against stopping, and
-    a challenger against the champion, so that all three mean the same by "surely better".
-    """
-    gain = objective.value * (benefit - guard * benefit_se) - extra_cost
-    return gain - objective.price_of_second * extra_seconds if objective.price_of_second else gain
 
 
 # ── what comes out ──────────────────────────────────────────────────────────────────────────────────────────

@@ -451,7 +451,13 @@ def _estimates(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # an arm that was never timed has no mean
         seconds = np.nanmean(train.latency, axis=0)
-    fixed = FixedArms(quality=train.arm_quality, cost=train.arm_cost, seconds=seconds, difference_se=se)
+    fixed = FixedArms(
+        quality=train.arm_quality,
+        cost=train.arm_cost,
+        seconds=seconds,
+        quality_se=train.quality_se,
+        difference_se=se,
+    )
     return Estimates(
         arms=train.arms,
         quality=quality,

@@ -205,6 +205,24 @@ class OutcomeMatrix:
         """Index of the arm with the highest mean quality; of equal ones the cheaper."""
         return best_fixed(self.arm_quality, self.arm_cost)
 
+    @property
+    def quality_se(self) -> np.ndarray:
+        """Standard error (a, a) of the differences of the arms' mean qualities, over families of prompts.
+
+            se_jk^2 = F / (F - 1) * sum_f (s_fj - s_fk)^2,   s_fj = sum over family f of (q_j - mean_j) / n_j
+
+        Linearised, so that arms that were run on different prompts have one too. Where all prompts are of one family it
+        is that over prompts (clusters of those that ask the same).
+        """
+        units = self.families if len(set(self.families)) > 1 else self.clusters
+        member = np.unique(np.asarray(units, dtype=str), return_inverse=True)[1]
+        count = int(member.max()) + 1
+        has = ~np.isnan(self.quality)
+        share = np.where(has, self.quality - self.arm_quality, 0.0) / has.sum(axis=0)
+        sums = np.stack([np.bincount(member, column, minlength=count) for column in share.T], axis=1)
+        apart = sums[:, :, None] - sums[:, None, :]
+        return np.sqrt((apart**2).sum(axis=0) * count / max(count - 1, 1))
+
 
 def best_fixed(quality: np.ndarray, cost: np.ndarray, *, value: float | None = None) -> int:
     """Index of the arm with the highest `value * quality - cost` (quality alone where value is None).
