@@ -26,7 +26,7 @@ from .trees import TreesComponent
 
 ARRAYS = "predictor.npz"
 WEIGHT = "weight_"
-"""Arrays of this prefix hold the weights of the components that are named behind it."""
+"""Arrays of this prefix hold the two weights of the components that are named behind it."""
 
 
 def _neighbours(files: Mapping[str, bytes], *, name: str, arms: int, members: int) -> Component:
@@ -49,17 +49,20 @@ READERS: dict[str, Callable[..., Component]] = {
 class Predictor:
     """Components and arrays in memory; settings only, safe to share between threads.
 
-        z[n, a, k] = intercept_a + slope_a * sum_c weight_c * added_c[n, a, k]
+        z[n, a, k] = intercept_a + slope_a * sum_c (shared_c * mean_c[n, k] + own_c * (added_c[n, a, k] - mean_c[n, k]))
+        mean_c     = mean over the arms of added_c
         quality    = mean over the members k of sigmoid(z)
 
     components  : the ones that carry weight, () = every prompt has the arms' means. All have K members.
-    weights     : (c,) > 0. intercept : (a,), log-odds. slope : (a,) >= 0.
+    weights     : (c, 2) >= 0: shared and own, what a component counts for all arms alike and for their differences.
+    intercept   : (a,), log-odds. slope : (a,) >= 0.
     success     : what of the calibrated quality follows from the distribution of the chance of success; None = nothing.
     inflation   : (a, a) >= 0, symmetric: factor on the members' spread of the difference of two arms.
     floor       : (a, a) >= 0, symmetric: standard error of the difference that no agreement of the members removes.
     strange_se  : (a, a) >= 0, symmetric: standard error of the differences on every unfamiliar prompt.
     familiarity : what the training prompts looked like; None = every prompt counts as familiar.
     fixed       : (3, a): mean quality, mean cost and mean seconds of the arms in training; seconds NaN where not timed.
+    quality_se  : (a, a), of the differences of the mean qualities, see FixedArms.
     tokens      : (a,), mean tokens of the arms, NaN where never logged.
     amounts     : how many times its mean an arm spends on a prompt.
     latency     : (a, q), seconds at `quantiles` where the arm spends its mean cost, NaN for an arm never timed; None
@@ -81,6 +84,7 @@ class Predictor:
     strange_se: Floats
     familiarity: Familiarity | None
     fixed: Floats
+    quality_se: Floats
     tokens: Floats
     amounts: Amounts
     latency: Floats | None = None
@@ -122,11 +126,11 @@ class Predictor:
         arrays = unpack_arrays(files[ARRAYS], what=ARRAYS)
         a, q = len(arms), len(quantiles)
         shapes = {"members": (), "intercept": (a,), "slope": (a,), "fixed": (3, a), "tokens": (a,)}
-        shapes |= dict.fromkeys(("inflation", "floor", "strange_se"), (a, a))
+        shapes |= dict.fromkeys(("inflation", "floor", "strange_se", "quality_se"), (a, a))
         if q:
             shapes["latency"] = (a, q)
         names = sorted(n.removeprefix(WEIGHT) for n in arrays if n.startswith(WEIGHT))
-        for name, shape in [*shapes.items(), *((WEIGHT + n, ()) for n in names)]:
+        for name, shape in [*shapes.items(), *((WEIGHT + n, (2,)) for n in names)]:
             _check(arrays.get(name), name, shape, nan_ok=name in _MAY_BE_NAN, least=_LEAST.get(name, 0.0))
         members = int(arrays["members"])
         return cls(
@@ -136,7 +140,7 @@ class Predictor:
             reference=reference,
             quantiles=quantiles,
             components=tuple(_component(n, files, features, a, members) for n in names),
-            weights=np.array([float(arrays[WEIGHT + n]) for n in names]),
+            weights=np.array([arrays[WEIGHT + n] for n in names]).reshape(-1, 2),
             success=SuccessModel.of(arrays, arms=a),
             familiarity=Familiarity.of(arrays, features),
             amounts=_amounts(files, features, a),
@@ -150,7 +154,7 @@ class Predictor:
         arrays: dict[str, Any] = {
             "members": float(members),
             **{n: getattr(self, n) for n in ("intercept", "slope", "fixed", "tokens")},
-            **{n: getattr(self, n) for n in ("inflation", "floor", "strange_se")},
+            **{n: getattr(self, n) for n in ("inflation", "floor", "strange_se", "quality_se")},
             **{WEIGHT + c.name: w for c, w in zip(self.components, self.weights, strict=True)},
         }
         if self.latency is not None:
@@ -168,8 +172,10 @@ class Predictor:
     def member_quality(self, x: Features) -> Floats:
         """Quality (n, a, K) by each member; K = 1 without a component."""
         z = np.zeros((len(x), len(self.arms), 1))
-        for weight, component in zip(self.weights, self.components, strict=True):
-            z = z + weight * component.added(x)
+        for (shared, own), component in zip(self.weights.tolist(), self.components, strict=True):
+            added = component.added(x)
+            mean = added.sum(axis=1, keepdims=True) / len(self.arms)
+            z = z + (own * added + (shared - own) * mean)
         quality = sigmoid(self.intercept[:, None] + self.slope[:, None] * z)
         return quality if self.success is None else self.success.apply(quality)
 
@@ -214,7 +220,9 @@ class Predictor:
     def fixed_arms(self, difference_se: Floats) -> FixedArms:
         """What the arms gave on average, for prompts with these standard errors (n, a, a)."""
         quality, cost, seconds = self.fixed
-        return FixedArms(quality=quality, cost=cost, seconds=seconds, difference_se=difference_se)
+        return FixedArms(
+            quality=quality, cost=cost, seconds=seconds, quality_se=self.quality_se, difference_se=difference_se
+        )
 
     def predict_texts(self, texts: Sequence[str]) -> Estimates:
         """Estimate every arm for prompts given as text."""

@@ -101,7 +101,7 @@ class Fitted:
     value      : of a correct answer: the cheapest point within the tolerance of the best fixed arm on validation.
     values     : the least and the greatest value that were looked at.
     policy     : what decides on the estimates, with the guard that was learned.
-    weights    : of every component that was tried, 0 where it was left out.
+    weights    : of every component that was tried, the mean of its two, 0 where it was left out.
     gain       : log loss per outcome that the components take off that of the arms' means; 0 = nothing was learned.
     guard      : what was seen when the guard was chosen.
     unit, n_prompts, data_version : of the training table.
@@ -219,7 +219,7 @@ def _fit(
         apart = lesson_of("group", FAMILY_FOLDS)
         added = []
         for learner, weight in zip(learners, stacked.weights, strict=True):
-            added.append(learner.fit(apart).out_of_fold if weight else np.zeros(matrix.quality.shape))
+            added.append(learner.fit(apart).out_of_fold if weight.any() else np.zeros(matrix.quality.shape))
             step()
         family_quality, family_fold = stacked.of(added), apart.fold
         family_cost = amounts_learner.fit(apart).cost
@@ -280,7 +280,7 @@ def _fit(
         value=value,
         values=(float(grid[0]), float(grid[-1])),
         policy=policy,
-        weights={learner.name: float(w) for learner, w in zip(learners, stacked.weights, strict=True)},
+        weights={learner.name: float(w.mean()) for learner, w in zip(learners, stacked.weights, strict=True)},
         gain=stacked.gain,
         guard=uncertainty.report,
         unit=matrix.unit,
@@ -439,7 +439,7 @@ def _draft(
 ) -> Predictor:
     """The predictor without its uncertainty: every prompt familiar, and no doubt about any difference."""
     a = len(matrix.arms)
-    kept = [(one.component, float(w)) for one, w in zip(learned, stacked.weights, strict=True) if w > 0]
+    kept = [(one.component, w) for one, w in zip(learned, stacked.weights, strict=True) if w.any()]
     kept.sort(key=lambda pair: pair[0].name)  # the order in which they are read, so that sums agree to the last bit
     latency = _latency(matrix, amounts.cost)
     timed = ~np.isnan(matrix.latency).all(axis=0)
@@ -456,7 +456,7 @@ def _draft(
         reference=matrix.arms[int(np.argmin(matrix.arm_cost))],
         quantiles=() if latency is None else QUANTILES,
         components=tuple(component for component, _ in kept),
-        weights=np.array([w for _, w in kept]),
+        weights=np.array([w for _, w in kept]).reshape(-1, 2),
         intercept=stacked.intercept,
         slope=stacked.slope,
         success=success,
@@ -465,6 +465,7 @@ def _draft(
         strange_se=np.zeros((a, a)),
         familiarity=None,
         fixed=np.stack([matrix.arm_quality, matrix.arm_cost, seconds]),
+        quality_se=matrix.quality_se,
         tokens=tokens,
         amounts=amounts.amounts,
         latency=latency,

@@ -35,7 +35,8 @@ def test_estimates_are_what_the_formulas_say(trained, predictor):
         members = []
         for model in models:
             added = np.asarray(model.predict(rows, raw_score=True))
-            z = arrays["intercept"] + arrays["slope"] * arrays["weight_trees"] * added
+            shared, own = arrays["weight_trees"]
+            z = arrays["intercept"] + arrays["slope"] * (shared * added.mean() + own * (added - added.mean()))
             members.append(1 / (1 + np.exp(-z)))
         np.testing.assert_allclose(e.quality[i], np.mean(members, axis=0), rtol=1e-10)
         for j in range(3):
