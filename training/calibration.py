@@ -122,8 +122,9 @@ def calibration_of(
 ) -> ArmCalibration:
     """Calibration of one arm, (n,) each, beside SIMULATIONS tables of a forecaster that is right.
 
-    Its outcomes are drawn from the predictions, Binomial(draws, predicted) / draws; where the observed qualities are no
-    such counts (grades between 0 and 1, derived votes) the residuals of the same bin, centred, are dealt out instead.
+    Of single graded draws (0 or 1) its outcomes are drawn from the predictions; that is exact, however much it knows.
+    Other qualities (means of several draws, grades between 0 and 1) vary by what the prompts have in them that a
+    forecaster need not know to be calibrated: there the residuals of the same bin, centred, are dealt out.
     """
     n = len(predicted)
     cell = _bins(predicted)
@@ -135,15 +136,14 @@ def calibration_of(
     def gaps(outcome: np.ndarray) -> np.ndarray:
         return np.bincount(cell, outcome - predicted, minlength=k)
 
-    tries = np.where(np.isnan(draws), 1.0, np.maximum(np.round(draws), 1.0))
-    counts = bool(np.allclose(observed * tries, np.round(observed * tries), atol=1e-6))
+    single = bool((np.isnan(draws) | (draws == 1)).all() and np.isin(observed, (0.0, 1.0)).all())
     residual = observed - predicted
     centred = residual - (np.bincount(cell, residual, minlength=k) / size)[cell]
     chance = np.clip(predicted, 0.0, 1.0)
     by_chance = np.empty((SIMULATIONS, k))
     for s in range(SIMULATIONS):
-        if counts:
-            made = rng.binomial(tries.astype(np.int64), chance) / tries
+        if single:
+            made = (rng.random(n) < chance).astype(float)
         else:
             made = predicted + centred[order[start[cell] + rng.integers(size[cell])]]
         by_chance[s] = gaps(made)

@@ -6,6 +6,7 @@ tracking, router); here they are only joined, so that `howhard` and a script of 
 
 import asyncio
 import shutil
+import textwrap
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -45,6 +46,7 @@ from .learning_curve import LearningCurve
 from .learning_curve import learning_curve as curve_of
 from .log import Log
 from .matrix import OutcomeMatrix
+from .printing import WIDTH
 from .progress import StageProgress, bars
 from .prompt_sets import read_prompts
 from .report import Report, summary_text
@@ -534,7 +536,7 @@ class EvaluateReport:
         parts = [summary_text(self.verdicts), ""] if several and self.verdicts else []
         for report in self.reports:
             parts += [report.text(verdicts=not several), ""]
-        parts += [f"Note: {note}." for note in self.notes]
+        parts += [textwrap.fill(f"Note: {note}.", WIDTH, subsequent_indent="  ") for note in self.notes]
         parts += [f"plot: {path}" for path in self.plots]
         return "\n".join(parts).rstrip()
 

@@ -175,7 +175,10 @@ def _contest(prices: Sequence[AtPrice], width: int) -> str:
 
 
 def _at(p: AtPrice) -> str:
-    true_gap = "" if p.true_oracle_gap is None else f", of true probabilities {bracket(p.true_oracle_gap)}"
+    true_gap = ""
+    if p.true_oracle_gap is not None:
+        surely = p.standing("oracle (true probabilities)").gain.low > 0
+        true_gap = f", of true probabilities {bracket(p.true_oracle_gap) if surely else 'none, it gains nothing sure'}"
     errors = ", ".join(f"x {f:g} {bracket(i, sign=True)}" for f, i in p.cost_errors.items())
     return (
         f"At lambda {p.price:g} (a correct answer is worth {number(p.value)}): over the fixed arm that was best on the "

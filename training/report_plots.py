@@ -181,9 +181,9 @@ def plot_benefit(evaluations: Sequence[Evaluation], path: str | Path, *, title: 
         benefit = e.forecasting.benefit
         x = [b.predicted for b in benefit.bins]
         y = [b.realised.mean for b in benefit.bins]
-        around = [
-            [b.realised.mean - b.realised.low for b in benefit.bins],
-            [b.realised.high - b.realised.mean for b in benefit.bins],
+        around = [  # never below 0: of a bin whose draws all agree, the mean may differ from them by a rounding
+            [max(b.realised.mean - b.realised.low, 0.0) for b in benefit.bins],
+            [max(b.realised.high - b.realised.mean, 0.0) for b in benefit.bins],
         ]
         ends = [min(x), max(x)]
         axis.plot(ends, ends, color=_GREY, lw=1, ls="--", label="right: realised = predicted")

@@ -48,6 +48,15 @@ def test_more_draws_behind_each_quality_narrow_the_range():
     assert often.in_order
 
 
+def test_a_forecaster_need_not_know_each_prompts_own_chance_to_be_calibrated():
+    known = np.where(P < 0.5, 0.3, 0.7)  # the forecaster tells two kinds of prompts apart
+    chance = np.clip(known + np.random.default_rng(5).uniform(-0.25, 0.25, N), 0, 1)
+    found = calibration_of("a", known, outcomes(chance, 100), 100 * ONCE, np.random.default_rng(0))
+    assert found.in_order
+    off = calibration_of("a", known + 0.05, outcomes(chance, 100), 100 * ONCE, np.random.default_rng(0))
+    assert not off.in_order
+
+
 def test_grades_that_are_no_counts_get_their_own_noise():
     grades = np.clip(P + np.random.default_rng(1).normal(0, 0.02, N), 0, 1)
     found = calibration_of("a", P, grades, ONCE, np.random.default_rng(0))
