@@ -384,7 +384,7 @@ latency_prompts = 16                  # every arm is run alone on so many prompt
 # split = "prompt"                    # "group": for a router that will meet prompts of other kinds
 # tolerance = 0.01                    # quality that may be given up against the best fixed arm
 # seed = 0
-# trees = { rounds = 25, leaves = 15 }
+# trees = { rounds = 25, leaves = 31 }
 # guard = { strange_share = 0.05 }    # largest share of familiar prompts that may be taken for strange ones
 #                                     # an encoder too: [fit.features.encoder] model = "all-MiniLM-L6-v2"
 
