@@ -19,6 +19,7 @@ from .components import Component
 from .estimates import Estimates, FixedArms, Floats
 from .familiarity import Familiarity
 from .features import Features, FeatureSpec, SparseRows, featurize
+from .joint_trees import JointTreesComponent
 from .linear import Amounts, LinearComponent
 from .neighbours import NeighboursComponent
 from .success import SuccessModel
@@ -36,6 +37,7 @@ def _neighbours(files: Mapping[str, bytes], *, name: str, arms: int, members: in
 READERS: dict[str, Callable[..., Component]] = {
     "cells": _neighbours,
     "encoder": LinearComponent.read,
+    "joint_trees": JointTreesComponent.read,
     "neighbours": _neighbours,
     "text": LinearComponent.read,
     "trees": TreesComponent.read,

@@ -165,6 +165,26 @@ class BoundForest:
 
     def _raw(self, heads: Floats) -> Floats:
         forest = self.forest
+        return np.add.reduceat(forest.leaf_value[self._leaf(heads)], forest.first_tree, axis=2)
+
+    def summed(self, heads: Floats, values: Floats) -> Floats:
+        """Sums (n, models, v) of `values` (leaves, v) over the leaves that heads (n, cut) fall into.
+
+        For a forest that is bound to one alternative; `values` are in the order of `forest.leaf_value`.
+        """
+        if heads.ndim != 2 or heads.shape[1] != self.cut:
+            raise InputError(f"the trees read {self.cut} features of a prompt: got shape {heads.shape}")
+        heads = _as_lightgbm(heads)
+        step = max(1, _CHUNK // max(len(self.tests.feature), self.fixed.size * values.shape[1], 1))
+        out = np.empty((len(heads), len(self.forest.first_tree), values.shape[1]))
+        for start in range(0, len(heads), step):
+            found = values.take(self._leaf(heads[start : start + step])[:, 0], axis=0)
+            out[start : start + step] = np.add.reduceat(found, self.forest.first_tree, axis=1)
+        return out
+
+    def _leaf(self, heads: Floats) -> NDArray[np.intp]:
+        """Place in `forest.leaf_value` of the leaf (n, a, trees) of every tree, for each head with each tail."""
+        forest = self.forest
         live = np.repeat(self.fixed[None], len(heads), axis=0)
         if len(self.trees):
             surviving = _surviving(self.tests, heads)
@@ -174,8 +194,7 @@ class BoundForest:
                 live[:, :, self.trees] &= surviving[:, None, :]
         # The lowest bit, 2^leaf, is exact as a float; its exponent is the leaf.
         lowest = (live & (~live + np.uint64(1))).astype(np.float64)
-        leaf = (lowest.view(np.int64) >> 52) - 1023
-        return np.add.reduceat(forest.leaf_value[forest.first_leaf + leaf], forest.first_tree, axis=2)
+        return forest.first_leaf + (lowest.view(np.int64) >> 52) - 1023
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,20 +232,26 @@ class TreesComponent:
     @classmethod
     def read(cls, files: Mapping[str, bytes], *, name: str, arms: int, members: int) -> "TreesComponent":
         """Make the component from its files. Raises ArtifactError for one missing or damaged."""
-        for what in (f"{name}.txt", f"{name}.npz"):
-            if what not in files:
-                raise ArtifactError(f"the router lacks {what}: train it anew")
+        if f"{name}.npz" not in files:
+            raise ArtifactError(f"the router lacks {name}.npz: train it anew")
         table = unpack_arrays(files[f"{name}.npz"], what=f"{name}.npz").get("arms")
         if table is None or table.dtype != np.float64 or table.ndim != 2 or len(table) != arms:
             raise ArtifactError(f"{name}.npz: arms must be float64 ({arms}, k): train the router anew")
-        try:
-            texts = re.split(r"^(?=tree$)", files[f"{name}.txt"].decode(), flags=re.MULTILINE)[1:]
-        except UnicodeDecodeError as exc:
-            raise ArtifactError(f"{name}.txt is not text: train the router anew") from exc
-        wanted = members if table.shape[1] else members * arms
-        if len(texts) != wanted:
-            raise ArtifactError(f"{name}.txt holds {len(texts)} models, not {wanted}: train the router anew")
+        texts = split_models(files, f"{name}.txt", members if table.shape[1] else members * arms)
         return cls.of(name, texts, table)
+
+
+def split_models(files: Mapping[str, bytes], what: str, number: int) -> list[str]:
+    """The LightGBM text models of one file, one after another. Raises ArtifactError where there are not `number`."""
+    if what not in files:
+        raise ArtifactError(f"the router lacks {what}: train it anew")
+    try:
+        texts = re.split(r"^(?=tree$)", files[what].decode(), flags=re.MULTILINE)[1:]
+    except UnicodeDecodeError as exc:
+        raise ArtifactError(f"{what} is not text: train the router anew") from exc
+    if len(texts) != number:
+        raise ArtifactError(f"{what} holds {len(texts)} models, not {number}: train the router anew")
+    return texts
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────

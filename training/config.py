@@ -379,7 +379,7 @@ max_tokens = 1024
 latency_prompts = 16                  # every arm is run alone on so many prompts, for its latency
 
 # [fit]                               # howhard train --config howhard.toml; these are the defaults
-# components = ["text", "encoder", "neighbours", "trees"]   # also: two_parameter, cells, trees_per_arm
+# components = ["text", "encoder", "neighbours", "joint_trees"]   # also: two_parameter, cells, trees, trees_per_arm
 # folds = 4                           # as many members, each blind to one fold: their spread says how sure they are
 # split = "prompt"                    # "group": for a router that will meet prompts of other kinds
 # tolerance = 0.01                    # quality that may be given up against the best fixed arm

@@ -29,6 +29,7 @@ from .embedding_cache import CachedEncoder
 from .fit_success import fit_success
 from .folds import Split, fold_of
 from .guard import FEWEST_FAMILIES, GuardReport, GuardSettings, learn_uncertainty
+from .learn_joint_trees import JointTreesLearner
 from .learn_linear import AmountsLearner, EncoderLearner, LearnedAmounts, TextLearner, TwoParameterLearner
 from .learn_neighbours import NeighboursLearner, cells_learner
 from .learn_trees import TreesLearner
@@ -43,7 +44,7 @@ Progress = Callable[[int, int], None]
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 """Of latency: the median, which time is priced on, and the tails that deadlines ask for."""
 
-COMPONENTS = ("text", "encoder", "two_parameter", "neighbours", "cells", "trees", "trees_per_arm")
+COMPONENTS = ("text", "encoder", "two_parameter", "neighbours", "cells", "joint_trees", "trees", "trees_per_arm")
 """Every component that can be fitted; "encoder" is passed over where the features have no embedding."""
 
 FAMILY_FOLDS = 5
@@ -55,7 +56,7 @@ class FitSettings:
 
     components : names out of COMPONENTS, for choice: what out-of-fold predictions give no weight is not kept.
     folds      : of the prompts; as many members of every component, each blind to one fold. 2 or more.
-    trees      : how boosted trees are grown.
+    joint_trees, trees : how boosted trees are grown.
     guard      : how uncertainty and the strength of the guard are learned.
     tolerance  : quality that may be given up against the best fixed arm where `value` is chosen; `margin` standard
                  errors of that difference must be left to spare, because the cheapest of many points is chosen, and
@@ -68,8 +69,9 @@ class FitSettings:
     seed       : of everything random; equal seeds and data give equal bytes.
     """
 
-    components: tuple[str, ...] = ("text", "encoder", "neighbours", "trees")
+    components: tuple[str, ...] = ("text", "encoder", "neighbours", "joint_trees")
     folds: int = 4
+    joint_trees: JointTreesLearner = field(default_factory=JointTreesLearner)
     trees: TreesLearner = field(default_factory=TreesLearner)
     guard: GuardSettings = field(default_factory=GuardSettings)
     tolerance: float = 0.01
@@ -419,6 +421,7 @@ def _learners(settings: FitSettings, x: Features) -> list[Learner]:
         "two_parameter": TwoParameterLearner(columns=named),
         "neighbours": NeighboursLearner(),
         "cells": cells_learner(),
+        "joint_trees": settings.joint_trees,
         "trees": dataclasses.replace(settings.trees, per_arm=False),
         "trees_per_arm": dataclasses.replace(settings.trees, per_arm=True),
     }

@@ -102,7 +102,19 @@ def test_capitals_of_other_scripts_are_the_same_word():
         "🧮" * 9999,
         "a." * 9999,
     ],
-    ids=["empty", "blank", "control", "huge number", "digits", "japanese", "long", "numbers", "lines", "emoji", "short words"],
+    ids=[
+        "empty",
+        "blank",
+        "control",
+        "huge number",
+        "digits",
+        "japanese",
+        "long",
+        "numbers",
+        "lines",
+        "emoji",
+        "short words",
+    ],
 )
 def test_no_text_breaks_it(text):
     rows = featurize([text], SPEC)

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 
 from howhard.router.features import Features, FeatureSpec, featurize
+from howhard.router.joint_trees import JointTreesComponent
 from howhard.router.predictor import sigmoid
 from howhard.router.trees import TreesComponent
 from howhard.strategies import ArmSpec, BestOfNSpec, ExactCheckSpec, RewardModelSpec, SingleSpec
 from howhard.strategies.errors import ArtifactError, ConfigError
 from howhard.training.arm_features import arm_features
 from howhard.training.folds import fold_of
+from howhard.training.learn_joint_trees import JointTreesLearner, _newton
 from howhard.training.learn_trees import TreesLearner
-from howhard.training.learners import Lesson
+from howhard.training.learners import Learner, Lesson
 from howhard.training.stacking import mean_log_odds
 
 SPEC = FeatureSpec(n_hashed=16, n_text=1024)
@@ -36,9 +38,16 @@ def lesson(world) -> Lesson:
     return lesson_of(world.matrix)
 
 
-@pytest.fixture(params=[False, True], ids=["pooled", "per arm"])
-def learner(request) -> TreesLearner:
-    return TreesLearner(per_arm=request.param, min_rows=20)
+@pytest.fixture(
+    params=[
+        TreesLearner(min_rows=20),
+        TreesLearner(per_arm=True, min_rows=20),
+        JointTreesLearner(rounds=30),
+    ],
+    ids=["pooled", "per arm", "joint"],
+)
+def learner(request) -> Learner:
+    return request.param
 
 
 def test_it_learns_what_a_prompt_adds(lesson, learner, world):
@@ -79,18 +88,46 @@ def test_it_is_packed_and_read_again(lesson, learner):
     component = learner.fit(lesson).component
     files = component.pack()
     assert all(name.startswith(learner.name) for name in files)
-    again = TreesComponent.read(files, name=learner.name, arms=3, members=4)
+    kind = type(component)
+    again = kind.read(files, name=learner.name, arms=3, members=4)
     np.testing.assert_array_equal(again.added(lesson.x), component.added(lesson.x))
     with pytest.raises(ArtifactError, match="models, not"):
-        TreesComponent.read(files, name=learner.name, arms=3, members=5)
-    with pytest.raises(ArtifactError, match=r"arms must be float64 \(2, k\)"):
-        TreesComponent.read(files, name=learner.name, arms=2, members=4)
+        kind.read(files, name=learner.name, arms=3, members=5)
+    with pytest.raises(ArtifactError, match=r"must be float(64 \(2, k\)|32 \(leaves, 2\))"):
+        kind.read(files, name=learner.name, arms=2, members=4)
     text = f"{learner.name}.txt"
     with pytest.raises(ArtifactError, match="is not text"):
-        TreesComponent.read({**files, text: b"\xff"}, name=learner.name, arms=3, members=4)
+        kind.read({**files, text: b"\xff"}, name=learner.name, arms=3, members=4)
+    for missing in files:
+        with pytest.raises(ArtifactError, match=f"lacks {missing}"):
+            kind.read({n: f for n, f in files.items() if n != missing}, name=learner.name, arms=3, members=4)
+
+
+def test_trees_of_another_objective_are_not_read(lesson):
+    learner = TreesLearner(min_rows=20)
+    files = learner.fit(lesson).component.pack()
+    text = "trees.txt"
     other = files[text].replace(b"objective=cross_entropy", b"objective=regression")
     with pytest.raises(ArtifactError, match="trained with objective 'regression'"):
-        TreesComponent.read({**files, text: other}, name=learner.name, arms=3, members=4)
+        TreesComponent.read({**files, text: other}, name="trees", arms=3, members=4)
+
+
+def test_leaves_that_do_not_fit_their_table_are_not_read(lesson):
+    learner = JointTreesLearner(rounds=5)
+    component = learner.fit(lesson).component
+    assert isinstance(component, JointTreesComponent)
+    short = [table[:-1] for table in component.tables]
+    with pytest.raises(ArtifactError, match="leaves do not fit their tables"):
+        JointTreesComponent.of("joint_trees", component.texts, short)
+
+
+def test_an_arm_without_outcomes_in_a_leaf_takes_the_step_of_all_arms():
+    residual = np.array([[0.5, 0.0], [0.5, 0.0], [-0.2, -0.4]])
+    weight = np.array([[0.25, 0.0], [0.25, 0.0], [0.2, 0.2]])  # the second arm was not run on the first two prompts
+    step = _newton(residual, weight, np.array([0, 0, 1]), l2=1.0)
+    shared = 1.0 / (0.5 + 1.0)
+    assert step[0] == pytest.approx([shared + (1.0 - shared * 0.5) / 1.5, shared])
+    assert step[1, 1] < step[1, 0] < 0
 
 
 def test_lightgbm_reads_the_same_trees(lesson):
