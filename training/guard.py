@@ -100,6 +100,11 @@ class GuardReport:
 
     def text(self) -> str:
         """The same in sentences."""
+        if math.isinf(self.strength):
+            return (
+                "Guard: no gain over the best fixed arm is sure on prompts that the models did not see, so that arm "
+                "serves every prompt. More prompts, or arms that differ more, would tell."
+            )
         found = (
             f"Guard: {self.strength:g} standard errors on prompts like the training prompts, where it gains "
             f"{self.in_distribution.mean:+.3f} of a right answer per prompt over the best fixed arm. At most "
@@ -211,9 +216,11 @@ def learn_uncertainty(
         unknown = _Judge(matrix, family_quality, family_cost, error, tried, settings, rows, family, strange_error)
         found = _choose(known, unknown, distance, away, settings, rows)
     strange = distance > found.limit
-    infinite = math.isinf(found.strange_strength)
-    se = np.full(error.shape, STRANGE_SE) if infinite else strange_error * (found.strange_strength / found.strength)
-    np.fill_diagonal(se, 0.0)
+    never = STRANGE_SE * (1 - np.eye(len(error)))  # any other arm than the fallback, at whatever guard
+    infinite = math.isinf(found.strange_strength) or math.isinf(found.strength)
+    se = never if infinite else strange_error * (found.strange_strength / found.strength)
+    if math.isinf(found.strength):
+        floor = error = never
     return Uncertainty(
         inflation=inflation,
         floor=floor,
@@ -221,7 +228,7 @@ def learn_uncertainty(
         strange_se=se,
         familiarity=description.limited(found.limit),
         strange=strange,
-        guard=found.strength,
+        guard=found.strength if math.isfinite(found.strength) else settings.strengths[0],
         report=GuardReport(
             share=found.share,
             strength=found.strength,
@@ -263,9 +270,10 @@ def _choose(
     """The false-alarm rate and the strengths of the guard on familiar and on strange prompts.
 
     For strange prompts it is the smallest strength under which the lower end of the gain on the left-out families'
-    flagged prompts is not below -tolerance. Of the rates the one is taken under which most is had from a prompt of a
-    known and one of a left-out family together. There a prompt that the flag misses is charged what left-out families
-    lose on the whole without a flag, at the lower end: the few that are missed here say little about the next ones.
+    flagged prompts is not below -tolerance, at every objective. Of the rates the one is taken under which most is had
+    from a prompt of a known and one of a left-out family together. There a prompt that the flag misses is charged what
+    left-out families lose on the whole without a flag, at the lower end: the few that are missed here say little about
+    the next ones.
     """
     nothing = np.zeros(len(rows), dtype=bool)
     found, scores = [], []
@@ -274,7 +282,7 @@ def _choose(
         alarm, hit = distance[rows] > limit, away[rows] > limit
         strength = known.best(alarm)
         for strange in (*settings.strengths, math.inf):
-            if unknown.gain(hit, strength, strange, missed=False).low(settings) >= -settings.tolerance:
+            if (unknown.lows(hit, strength, strange, missed=False) >= -settings.tolerance).all():
                 break
         unflagged, hits = unknown.gain(nothing, strength, math.inf), float(hit.mean())
         plan = _Plan(
@@ -330,31 +338,45 @@ class _Judge:
 
         strange : (n,) bool. missed : whether the prompts that are not strange count, too; False = they gain nothing.
         """
-        other = 0.0 if math.isinf(strange_strength) else self._gains(True, strange_strength).mean(axis=0)
-        familiar = self._gains(False, strength).mean(axis=0) if missed else 0.0
-        each = np.where(strange, other, familiar)
-        total = np.bincount(self._unit, each - each.mean())
-        units = len(total)
-        error = math.sqrt((total**2).sum() * units / max(units - 1, 1)) / len(each)
-        return Gain(mean=float(each.mean()), error=error)
+        return self._mean(self._each(strange, strength, strange_strength, missed).mean(axis=0))
+
+    def lows(self, strange: np.ndarray, strength: float, strange_strength: float, *, missed: bool = True) -> np.ndarray:
+        """The lower end of the gain at every objective, (values,); arguments as for `gain`."""
+        each = self._each(strange, strength, strange_strength, missed)
+        return np.array([self._mean(gains).low(self._settings) for gains in each])
 
     def best(self, strange: np.ndarray) -> float:
-        """The strength for familiar prompts of the highest gain; one that loses at no objective goes before others.
+        """The strength for familiar prompts of the highest gain; infinity where no gain is sure.
 
-        To lose is a mean gain below 0 by more than the tolerance and one standard error: what is noise does not count.
+        A strength may lose at no objective, and the lower end of its gain must lie above 0: from few prompts little is
+        learned, and the best of several gains that are noise would be acted on.
 
         strange : (n,) bool, prompts that go to the fallback arm.
         """
-        strengths = self._settings.strengths
-        gains = [np.where(strange, 0.0, self._gains(False, s)) for s in strengths]
-        mean = np.array([g.mean(axis=1) for g in gains])
-        error = np.array([g.std(axis=1) for g in gains]) / math.sqrt(len(strange))
-        safe = (mean >= -np.maximum(self._settings.tolerance, error)).all(axis=1)
-        score = np.where(safe | ~safe.any(), mean.mean(axis=1), -np.inf)
-        return strengths[int(score.argmax())]
+        best, most = math.inf, 0.0
+        for strength in self._settings.strengths:
+            gain = self.gain(strange, strength, math.inf)
+            by_objective = self._each(strange, strength, math.inf, True).mean(axis=1)
+            if (by_objective >= -self._settings.tolerance).all() and gain.low(self._settings) > 0 and gain.mean > most:
+                best, most = strength, gain.mean
+        return best
+
+    def _mean(self, gains: np.ndarray) -> Gain:
+        """Mean of gains (n,), with its standard error over the units."""
+        total = np.bincount(self._unit, gains - gains.mean())
+        units = len(total)
+        error = math.sqrt((total**2).sum() * units / max(units - 1, 1)) / len(gains)
+        return Gain(mean=float(gains.mean()), error=error)
+
+    def _each(self, strange: np.ndarray, strength: float, strange_strength: float, missed: bool) -> np.ndarray:
+        """Gains (values, n)."""
+        familiar = self._gains(False, strength if missed else math.inf)
+        return np.where(strange, self._gains(True, strange_strength), familiar)
 
     def _gains(self, strange: bool, strength: float) -> np.ndarray:
         """Gains (values, n) when every prompt is held to the guard of familiar, or of strange, prompts."""
+        if math.isinf(strength):
+            return np.zeros((len(self._values), len(self._quality)))
         key = (strange, strength)
         if key not in self._cache:
             self._cache[key] = np.stack([self._picked(i, strange, strength) for i in range(len(self._values))])

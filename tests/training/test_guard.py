@@ -101,7 +101,7 @@ def test_the_guard_stays_small_where_left_out_families_agree():
 
 def test_the_guard_is_strong_where_known_families_are_predicted_the_wrong_way():
     _, _, found, _ = world(-1.0, fold_says=-0.6)
-    assert found.guard > 0.25
+    assert found.report.strength > 0.25
     assert found.report.in_distribution.mean > -0.02
 
 
@@ -258,3 +258,32 @@ def test_the_lower_end_lies_as_many_errors_below_as_is_set():
 def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(ConfigError, match=message):
         GuardSettings(**wrong)
+
+
+def test_nothing_is_acted_on_where_no_gain_is_sure():
+    """Predictions that say nothing: the differences they see are noise, and the fallback arm serves every prompt."""
+    rng = np.random.default_rng(3)
+    n, a = 80, 3
+    quality = (rng.random((n, a)) < [0.4, 0.5, 0.6]).astype(float)
+    matrix = OutcomeMatrix(
+        prompt_ids=tuple(map(str, range(n))),
+        texts=tuple(f"prompt {i}" for i in range(n)),
+        groups=("",) * n,
+        families=("",) * n,
+        arms=("x", "y", "z"),
+        quality=quality,
+        cost=np.tile([1.0, 2.0, 3.0], (n, 1)),
+        tokens=np.ones((n, a)),
+        latency=np.full((n, a), np.nan),
+        draws=np.ones((n, a)),
+    )
+    found = learn_uncertainty(
+        matrix,
+        featurize(matrix.texts, FeatureSpec(n_hashed=16, n_text=1024)),
+        fold=np.arange(n) % 4,
+        quality=np.clip(quality.mean(axis=0) + rng.normal(0, 0.3, (n, a)), 0, 1),
+        settings=GuardSettings(strengths=(0.25, 0.5)),
+    )
+    assert found.report.strength == np.inf
+    assert (found.floor[~np.eye(a, dtype=bool)] == STRANGE_SE).all()
+    assert "no gain over the best fixed arm is sure" in found.report.text()
