@@ -5,6 +5,7 @@ decides.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,21 +23,18 @@ its place: 95 %, one-sided."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FixedArms:
-    """What each arm gave on the training prompts, so that the best FIXED arm is known at any objective.
+class ArmMeans:
+    """What each arm gave on average on the training prompts, so that the best FIXED arm is known at any objective.
 
     quality, cost : (a,) means. seconds : (a,) mean median latency, NaN where never measured.
     quality_se    : (a, a), standard error of the difference of two arms' mean qualities over families of prompts like
-                    those of training.
-    difference_se : (n, a, a), standard error of the quality difference of any two arms on each prompt.
-    Both are symmetric, 0 on the diagonal.
+                    those of training; symmetric, 0 on the diagonal.
     """
 
     quality: Floats
     cost: Floats
     seconds: Floats
     quality_se: Floats
-    difference_se: Floats
 
     def best(self, objective: Objective) -> int:
         """Column of the best fixed arm at the objective.
@@ -45,22 +43,38 @@ class FixedArms:
         standard errors): then the one of the highest mean utility among those. On families that are left out the
         training prompts' best arm by a hair is often not the best one (bbh at lambda .3: a loss of .05 at times).
         """
-        priced = bool(objective.price_of_second) and not np.isnan(self.seconds).all()
-        seconds = self.seconds if priced else np.zeros_like(self.cost)
-        known = ~np.isnan(seconds)
-        top = int(np.lexsort((self.cost, -np.where(known, self.quality, -np.inf)))[0])
-        gain = guarded_gain(
-            benefit=self.quality - self.quality[top],
-            benefit_se=self.quality_se[:, top],
-            extra_cost=self.cost - self.cost[top],
-            extra_seconds=seconds - seconds[top],
-            objective=objective,
-            guard=SURE,
-        )
-        sure = known & (gain > 0)
-        sure[top] = True
-        u = objective.value * self.quality - self.cost - objective.price_of_second * seconds
-        return int(np.argmax(np.where(sure, u, -np.inf)))
+        return _best(self, objective)
+
+
+@lru_cache(maxsize=1024)  # a service decides at few objectives, and often
+def _best(means: ArmMeans, objective: Objective) -> int:
+    priced = bool(objective.price_of_second) and not np.isnan(means.seconds).all()
+    seconds = means.seconds if priced else np.zeros_like(means.cost)
+    known = ~np.isnan(seconds)
+    top = int(np.lexsort((means.cost, -np.where(known, means.quality, -np.inf)))[0])
+    gain = guarded_gain(
+        benefit=means.quality - means.quality[top],
+        benefit_se=means.quality_se[:, top],
+        extra_cost=means.cost - means.cost[top],
+        extra_seconds=seconds - seconds[top],
+        objective=objective,
+        guard=SURE,
+    )
+    sure = known & (gain > 0)
+    sure[top] = True
+    u = objective.value * means.quality - means.cost - objective.price_of_second * seconds
+    return int(np.argmax(np.where(sure, u, -np.inf)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FixedArms:
+    """Any arm as the fallback arm: what the arms gave on average, and how sure their differences are on each prompt.
+
+    difference_se : (n, a, a), standard error of the quality difference of any two arms; symmetric, 0 on the diagonal.
+    """
+
+    means: ArmMeans
+    difference_se: Floats
 
     def __getitem__(self, rows: "slice | NDArray[Any]") -> "FixedArms":
         """Return what holds for some prompts."""
@@ -138,7 +152,7 @@ class Estimates:
         """The same estimates with the best fixed arm of the objective as the fallback arm, where `fixed` is known."""
         if self.fixed is None:
             return self
-        best = self.fixed.best(objective)
+        best = self.fixed.means.best(objective)
         if self.arms[best] == self.fallback:
             return self
         return replace(self, fallback=self.arms[best], benefit_se=self.fixed.difference_se[:, :, best])

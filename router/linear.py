@@ -67,12 +67,10 @@ class LinearMap:
                     rows = self.text_weights.take(x.text.index[start:end], axis=0)
                     out[i] += np.einsum("i,ij->j", mine, rows) / length
         if len(self.mean):
-            z = standardised(x.dense, self.mean, self.scale)
-            for i in range(len(z)):
-                out[i] += np.einsum("i,ij->j", z[i], self.dense_weights)
+            # Not by `@`, whose sums depend on how many rows there are.
+            out += np.einsum("nd,dj->nj", standardised(x.dense, self.mean, self.scale), self.dense_weights)
         if self.embedding_weights is not None and x.embedding is not None:
-            for i in range(len(x)):
-                out[i] += np.einsum("i,ij->j", x.embedding[i], self.embedding_weights)
+            out += np.einsum("nd,dj->nj", x.embedding, self.embedding_weights)
         return out
 
     def _check(self, x: Features) -> None:

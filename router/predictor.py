@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..strategies.errors import ArtifactError, InputError, nearest
 from .artifact import Manifest, pack_arrays, read_artifact, unpack_arrays
 from .components import Component
-from .estimates import Estimates, FixedArms, Floats
+from .estimates import ArmMeans, Estimates, FixedArms, Floats
 from .familiarity import Familiarity
 from .features import Features, FeatureSpec, SparseRows, featurize
 from .joint_trees import JointTreesComponent
@@ -63,8 +63,7 @@ class Predictor:
     floor       : (a, a) >= 0, symmetric: standard error of the difference that no agreement of the members removes.
     strange_se  : (a, a) >= 0, symmetric: standard error of the differences on every unfamiliar prompt.
     familiarity : what the training prompts looked like; None = every prompt counts as familiar.
-    fixed       : (3, a): mean quality, mean cost and mean seconds of the arms in training; seconds NaN where not timed.
-    quality_se  : (a, a), of the differences of the mean qualities, see FixedArms.
+    means       : what the arms gave on average in training.
     tokens      : (a,), mean tokens of the arms, NaN where never logged.
     amounts     : how many times its mean an arm spends on a prompt.
     latency     : (a, q), seconds at `quantiles` where the arm spends its mean cost, NaN for an arm never timed; None
@@ -85,8 +84,7 @@ class Predictor:
     floor: Floats
     strange_se: Floats
     familiarity: Familiarity | None
-    fixed: Floats
-    quality_se: Floats
+    means: ArmMeans
     tokens: Floats
     amounts: Amounts
     latency: Floats | None = None
@@ -147,7 +145,13 @@ class Predictor:
             familiarity=Familiarity.of(arrays, features),
             amounts=_amounts(files, features, a),
             latency=arrays["latency"] if q else None,
-            **{n: arrays[n] for n in shapes if n not in ("members", "latency")},
+            means=ArmMeans(
+                quality=arrays["fixed"][0],
+                cost=arrays["fixed"][1],
+                seconds=arrays["fixed"][2],
+                quality_se=arrays["quality_se"],
+            ),
+            **{n: arrays[n] for n in shapes if n not in ("members", "latency", "fixed", "quality_se")},
         )
 
     def pack(self) -> dict[str, bytes]:
@@ -155,8 +159,10 @@ class Predictor:
         members = self.member_quality(_blank(self.features)).shape[2]
         arrays: dict[str, Any] = {
             "members": float(members),
-            **{n: getattr(self, n) for n in ("intercept", "slope", "fixed", "tokens")},
-            **{n: getattr(self, n) for n in ("inflation", "floor", "strange_se", "quality_se")},
+            **{n: getattr(self, n) for n in ("intercept", "slope", "tokens")},
+            "fixed": np.stack([self.means.quality, self.means.cost, self.means.seconds]),
+            "quality_se": self.means.quality_se,
+            **{n: getattr(self, n) for n in ("inflation", "floor", "strange_se")},
             **{WEIGHT + c.name: w for c, w in zip(self.components, self.weights, strict=True)},
         }
         if self.latency is not None:
@@ -209,21 +215,14 @@ class Predictor:
             arms=self.arms,
             quality=quality,
             benefit_se=error[:, :, self.arms.index(self.fallback)],
-            cost=self.fixed[1] * dearer,
+            cost=self.means.cost * dearer,
             latency=None if self.latency is None else self.latency * dearer[:, :, None],
             quantiles=self.quantiles,
             fallback=self.fallback,
             reference=self.reference,
             tokens=None if np.isnan(self.tokens).all() else self.tokens * longer,
-            fixed=self.fixed_arms(error),
+            fixed=FixedArms(means=self.means, difference_se=error),
             familiar=familiar,
-        )
-
-    def fixed_arms(self, difference_se: Floats) -> FixedArms:
-        """What the arms gave on average, for prompts with these standard errors (n, a, a)."""
-        quality, cost, seconds = self.fixed
-        return FixedArms(
-            quality=quality, cost=cost, seconds=seconds, quality_se=self.quality_se, difference_se=difference_se
         )
 
     def predict_texts(self, texts: Sequence[str]) -> Estimates:
@@ -233,7 +232,7 @@ class Predictor:
 
 def sigmoid(x: Floats) -> Floats:
     """1 / (1 + e^-x), of log-odds within -30..30."""
-    return 1.0 / (1.0 + np.exp(-np.clip(x, -30.0, 30.0)))
+    return 1.0 / (1.0 + np.exp(np.minimum(np.maximum(-x, -30.0), 30.0)))
 
 
 _MAY_BE_NAN = frozenset(("fixed", "tokens", "latency"))

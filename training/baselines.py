@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..router.estimates import Estimates, FixedArms
+from ..router.estimates import ArmMeans, Estimates, FixedArms
 from ..router.features import Features, SparseRows
 from .clusters import k_means, squared_distances
 from .folds import fold_of
@@ -451,13 +451,7 @@ def _estimates(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # an arm that was never timed has no mean
         seconds = np.nanmean(train.latency, axis=0)
-    fixed = FixedArms(
-        quality=train.arm_quality,
-        cost=train.arm_cost,
-        seconds=seconds,
-        quality_se=train.quality_se,
-        difference_se=se,
-    )
+    means = ArmMeans(quality=train.arm_quality, cost=train.arm_cost, seconds=seconds, quality_se=train.quality_se)
     return Estimates(
         arms=train.arms,
         quality=quality,
@@ -465,6 +459,6 @@ def _estimates(
         cost=cost,
         fallback=train.arms[best],
         reference=train.arms[int(np.argmin(train.arm_cost))],
-        fixed=fixed if pairs else None,
+        fixed=FixedArms(means=means, difference_se=se) if pairs else None,
         familiar=familiar,
     )

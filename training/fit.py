@@ -16,7 +16,7 @@ import numpy as np
 
 from ..router.artifact import BackendFacts, Manifest, TrainingFacts, write_artifact
 from ..router.encoder import open_encoder
-from ..router.estimates import Estimates
+from ..router.estimates import ArmMeans, Estimates, FixedArms
 from ..router.features import Features, FeatureSpec, featurize, identified
 from ..router.objective import Objective
 from ..router.policy import Policy, PolicySpec, UtilityPolicy
@@ -36,7 +36,7 @@ from .learn_trees import TreesLearner
 from .learners import Learned, Learner, Lesson
 from .matrix import OutcomeMatrix
 from .provenance import PROMPTS_FILE, code_version, data_version, pack_prompts
-from .stacking import Stack, mean_log_odds, stack
+from .stacking import Stack, mean_log_odds, sharpened, stack
 from .threads import one_thread
 
 Progress = Callable[[int, int], None]
@@ -186,7 +186,7 @@ def _fit(
     learners = _learners(settings, x)
     by_family = settings.split == "prompt" and len(set(matrix.families)) >= FEWEST_FAMILIES
     steps = iter(range(1, 100))
-    total = len(learners) * (2 if by_family else 1) + 3
+    total = len(learners) * (3 if by_family else 2) + 3
 
     def step() -> None:
         if progress is not None:
@@ -195,10 +195,10 @@ def _fit(
     step()
     arms = arm_features(matrix, specs, verifiers)
 
-    def lesson_of(split: Split, folds: int) -> Lesson:
-        fold = fold_of(matrix.families, split=split, folds=folds, seed=settings.seed, clusters=matrix.clusters)
+    def lesson_of(split: Split, folds: int, seed: int = settings.seed) -> Lesson:
+        fold = fold_of(matrix.families, split=split, folds=folds, seed=seed, clusters=matrix.clusters)
         base = np.stack([mean_log_odds(matrix.quality[fold != k]) for k in range(int(fold.max()) + 1)])
-        return Lesson(matrix=matrix, x=x, arms=arms.table, rising=arms.rising, fold=fold, base=base, seed=settings.seed)
+        return Lesson(matrix=matrix, x=x, arms=arms.table, rising=arms.rising, fold=fold, base=base, seed=seed)
 
     lesson = lesson_of(settings.split, settings.folds)
     if lesson.members < 2:
@@ -210,7 +210,19 @@ def _fit(
     for learner in learners:
         learned.append(learner.fit(lesson))
         step()
-    stacked = stack([one.out_of_fold for one in learned], matrix.quality, lesson.fold)
+    out_of_fold = [one.out_of_fold for one in learned]
+    weighed = stack(out_of_fold, matrix.quality, lesson.fold)
+
+    def again(lesson: Lesson) -> list[np.ndarray]:
+        """What the components that count add out of fold, fitted on other folds; 0 for those that do not."""
+        added = []
+        for learner, weight in zip(learners, weighed.weights, strict=True):
+            added.append(learner.fit(lesson).out_of_fold if weight.any() else np.zeros(matrix.quality.shape))
+            step()
+        return added
+
+    dealt_anew = again(lesson_of(settings.split, settings.folds, settings.seed + 1))
+    stacked = sharpened(weighed, out_of_fold, dealt_anew, matrix.quality, members=lesson.members)
     success = fit_success(matrix, stacked.quality, specs=specs, verifiers=verifiers)
 
     # Whole families left out: what the predictions are worth on prompts that are like none of the training prompts.
@@ -219,11 +231,7 @@ def _fit(
         family_quality, family_cost, family_fold = stacked.quality, amounts.cost, lesson.fold
     elif by_family:
         apart = lesson_of("group", FAMILY_FOLDS)
-        added = []
-        for learner, weight in zip(learners, stacked.weights, strict=True):
-            added.append(learner.fit(apart).out_of_fold if weight.any() else np.zeros(matrix.quality.shape))
-            step()
-        family_quality, family_fold = stacked.of(added), apart.fold
+        family_quality, family_fold = weighed.of(again(apart)), apart.fold
         family_cost = amounts_learner.fit(apart).cost
     mean_cost = matrix.arm_cost
     draft = _draft(matrix, settings, stacked, learned, success, amounts)
@@ -268,7 +276,7 @@ def _fit(
         quantiles=predictor.quantiles,
         fallback=predictor.fallback,
         reference=predictor.reference,
-        fixed=predictor.fixed_arms(error),
+        fixed=FixedArms(means=predictor.means, difference_se=error),
         tokens=None if np.isnan(predictor.tokens).all() else predictor.tokens * amounts.tokens,
         familiar=~uncertainty.strange,
     )
@@ -467,8 +475,7 @@ def _draft(
         floor=np.zeros((a, a)),
         strange_se=np.zeros((a, a)),
         familiarity=None,
-        fixed=np.stack([matrix.arm_quality, matrix.arm_cost, seconds]),
-        quality_se=matrix.quality_se,
+        means=ArmMeans(quality=matrix.arm_quality, cost=matrix.arm_cost, seconds=seconds, quality_se=matrix.quality_se),
         tokens=tokens,
         amounts=amounts.amounts,
         latency=latency,

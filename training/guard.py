@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..router.estimates import Estimates, FixedArms
+from ..router.estimates import ArmMeans, Estimates
 from ..router.familiarity import STRANGE_SE, Familiarity
 from ..router.features import Features
 from ..router.objective import Objective
@@ -322,14 +322,13 @@ class _Judge:
         self._cost = np.broadcast_to(mean, matrix.cost.shape)[rows] if cost is None else cost[rows]
         self._paid_quality = _paid(matrix.quality, quality)[rows]
         self._paid_cost = _paid(matrix.cost, np.broadcast_to(mean, matrix.cost.shape))[rows]
-        fixed = FixedArms(
+        means = ArmMeans(
             quality=matrix.arm_quality,
             cost=mean,
             seconds=np.full(len(mean), np.nan),
             quality_se=matrix.quality_se,
-            difference_se=np.empty((0, len(mean), len(mean))),
         )
-        self._best = [fixed.best(Objective(value=v)) for v in values]
+        self._best = [means.best(Objective(value=v)) for v in values]
         self._unit = np.unique(unit[rows], return_inverse=True)[1]
         self._cache: dict[tuple[bool, float], np.ndarray] = {}
 

@@ -32,9 +32,9 @@ class JointTreesLearner:
     learning_rate, leaves, min_rows, l2, column_share, row_share : of the trees; min_rows counts prompts.
     """
 
-    rounds: int = 60
-    learning_rate: float = 0.15
-    leaves: int = 31
+    rounds: int = 40
+    learning_rate: float = 0.2
+    leaves: int = 15
     min_rows: int = 20
     l2: float = 1.0
     column_share: float = 0.3

@@ -11,10 +11,10 @@ benefits 1.16 times the predicted ones with one weight, 1.05 with two). Intercep
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 
 from ..router.predictor import sigmoid
 
@@ -22,6 +22,7 @@ SLOPE_SPREAD = 0.15
 """Prior standard deviation of an arm's slope around 1, the slope of all arms."""
 TOGETHER = 4.0
 """How strongly a component's two weights are held together: a normal prior of standard deviation about 1/2."""
+MOST_SHARPENED = 1.3
 LEAST_WEIGHT = 0.02
 """Components that count less are left out: they cost time at every decision."""
 
@@ -53,7 +54,7 @@ def stack(added: Sequence[np.ndarray], y: np.ndarray, fold: np.ndarray) -> Stack
     added : of each component (n, a). y : quality (n, a), NaN where not run. fold : (n,) int in 0..K-1.
 
     Weights that do not predict a fold better than the arms' means, learned on the other folds, are shrunk for all: by
-    the share in [0, 1] of the log-odds that serves the folds left out best, 0 where none does.
+    the share in [0, 1] of the log-odds that serves the folds left out best, 0 where none gains a standard error.
     """
     n, a = y.shape
     total, means = np.zeros((n, a)), np.empty((n, a))
@@ -67,6 +68,8 @@ def stack(added: Sequence[np.ndarray], y: np.ndarray, fold: np.ndarray) -> Stack
         slopes[judge] = slope
         means[judge] = mean_log_odds(y[learn])
     share = _share(means, slopes * total, y)
+    if not _surely_better(means + share * slopes * total, means, y):
+        share = 0.0
     weights = share * _weights(added, y)
     shared = _total(added, weights)
     intercept, slope = _calibrated(shared, y) if share else (mean_log_odds(y), np.ones(a))
@@ -79,6 +82,52 @@ def stack(added: Sequence[np.ndarray], y: np.ndarray, fold: np.ndarray) -> Stack
         quality=sigmoid(honest),
         gain=max(0.0, before - after) if share else 0.0,
     )
+
+
+def sharpened(
+    stacked: Stack, added: Sequence[np.ndarray], again: Sequence[np.ndarray], y: np.ndarray, *, members: int
+) -> Stack:
+    """The stack for a router that averages so many members, each prompt of which none has seen.
+
+    again : what the components add out of fold (n, a) when the folds are dealt anew.
+
+    Out of fold a prompt has one prediction, in service the mean of several, from which their noise has gone: calibrated
+    on the first, the second is too timid. Let s_R be the factor on the log-odds that suits the mean of R predictions
+    best. Noise of variance v beside a signal of variance u calls for s_R proportional to 1 / (1 + v / (u R)), so
+
+        1 / s_R = A + B / R,     A and B from R = 1 and R = 2 (a prompt's two predictions share as much data as members)
+
+    and slopes are multiplied by s_R / s_1 at R = members (at least 1), intercepts moved so that the arms' means stay.
+    """
+    if not stacked.weights.any() or members < 2:
+        return stacked
+    dealt = [stacked.slope * _total(parts, stacked.weights) for parts in (added, again)]
+    one = (1 / _suiting(stacked.intercept, dealt[:1], y) + 1 / _suiting(stacked.intercept, dealt[1:], y)) / 2
+    two = 1 / _suiting(stacked.intercept, dealt, y)
+    b = max(2 * (one - two), 0.0)
+    factor = min(one / (one - b + b / members), MOST_SHARPENED)
+    before = _averaged(stacked.intercept, dealt, 1.0, y)
+    after = _averaged(stacked.intercept, dealt, factor, y)
+    return replace(stacked, slope=factor * stacked.slope, intercept=stacked.intercept + after[1] - before[1])
+
+
+def _suiting(intercept: np.ndarray, dealt: Sequence[np.ndarray], y: np.ndarray) -> float:
+    """Factor on the log-odds under which the mean of their probabilities has the least log loss."""
+
+    def loss(factor: float) -> float:
+        return _loss(_averaged(intercept, dealt, factor, y)[0], y)
+
+    return float(minimize_scalar(loss, bounds=(0.2, 3.0), method="bounded", options={"xatol": 1e-3}).x)
+
+
+def _averaged(
+    intercept: np.ndarray, dealt: Sequence[np.ndarray], factor: float, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-odds (n, a) of the mean probability, and how far (a,) they were moved to agree with the outcomes' means."""
+    mean = np.clip(np.mean([sigmoid(intercept + factor * z) for z in dealt], axis=0), 1e-12, 1 - 1e-12)
+    z = np.log(mean / (1 - mean))
+    moved = np.stack([_shifted(z[:, j], y[:, j]) for j in range(y.shape[1])], axis=1)
+    return moved, (moved - z)[0]
 
 
 def _total(added: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
@@ -99,6 +148,13 @@ def mean_log_odds(y: np.ndarray) -> np.ndarray:
 def _loss(z: np.ndarray, y: np.ndarray) -> float:
     """Mean cross-entropy of soft targets, NaN left out."""
     return float(np.nanmean(np.logaddexp(0, z) - y * z))
+
+
+def _surely_better(z: np.ndarray, base: np.ndarray, y: np.ndarray) -> bool:
+    """Whether log-odds z have less log loss than `base` by more than a standard error over the prompts."""
+    gain = (np.logaddexp(0, base) - y * base) - (np.logaddexp(0, z) - y * z)
+    per_prompt = np.nansum(gain, axis=1)
+    return bool(per_prompt.sum() > np.sqrt((per_prompt**2).sum()))
 
 
 def _share(base: np.ndarray, total: np.ndarray, y: np.ndarray) -> float:
@@ -201,11 +257,11 @@ def _shifted(z: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Log-odds z moved as a whole so that their probabilities average to the outcomes', one of them 1/2."""
     has = ~np.isnan(y)
     f, target = np.append(z[has], 0.0), np.append(y[has], 0.5)
-    low, high = -40.0, 40.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if sigmoid(f + middle).sum() < target.sum():
-            low = middle
-        else:
-            high = middle
-    return z + (low + high) / 2
+    move = 0.0
+    for _ in range(100):
+        q = sigmoid(f + move)
+        step = (target.sum() - q.sum()) / max((q * (1 - q)).sum(), 1e-12)
+        move += min(max(step, -1.0), 1.0)  # far from the goal Newton's steps are too long
+        if abs(step) < 1e-10:
+            break
+    return z + move

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from howhard.router.artifact import BackendFacts, Manifest, TrainingFacts, write_artifact
+from howhard.router.estimates import ArmMeans
 from howhard.router.features import FeatureSpec, featurize
 from howhard.router.linear import Amounts, LinearMap
 from howhard.router.objective import Objective
@@ -97,9 +98,13 @@ def trained() -> Trained:
         inflation=1.5 * (1 - np.eye(a)),
         floor=0.001 * (1 - np.eye(a)),
         strange_se=4.0 * (1 - np.eye(a)),
-        quality_se=0.02 * (1 - np.eye(a)),
         familiarity=None,
-        fixed=np.array([[0.5, 0.6, 0.97], [10.0, 40.0, 100.0], [0.1, 0.2, np.nan]]),
+        means=ArmMeans(
+            quality=np.array([0.5, 0.6, 0.97]),
+            cost=np.array([10.0, 40.0, 100.0]),
+            seconds=np.array([0.1, 0.2, np.nan]),
+            quality_se=0.02 * (1 - np.eye(a)),
+        ),
         tokens=np.array([10.0, 40.0, np.nan]),
         # Longer prompts than the middle one cost up to e^0.5 times the mean, shorter ones as much less.
         amounts=Amounts(

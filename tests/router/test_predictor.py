@@ -48,7 +48,7 @@ def test_estimates_are_what_the_formulas_say(trained, predictor):
         np.testing.assert_allclose(e.cost[i], arrays["fixed"][1] * ratio[i])
         np.testing.assert_allclose(e.tokens[i], arrays["tokens"] * longer[i])
         np.testing.assert_allclose(e.latency[i], arrays["latency"] * ratio[i][:, None])
-    assert e.fixed.quality.tolist() == [0.5, 0.6, 0.97]
+    assert e.fixed.means.quality.tolist() == [0.5, 0.6, 0.97]
 
 
 def test_the_fallback_is_the_best_fixed_arm_of_the_objective(predictor):

@@ -303,7 +303,7 @@ def test_each_fold_falls_back_on_the_arm_that_was_best_on_its_own_training_promp
     for part in found.parts:
         inside = np.ones(len(world.matrix), bool)
         inside[part.rows] = False
-        assert part.estimates.fixed.quality == pytest.approx(world.matrix.quality[inside].mean(axis=0))
+        assert part.estimates.fixed.means.quality == pytest.approx(world.matrix.quality[inside].mean(axis=0))
 
 
 def test_prompts_that_ask_the_same_thing_are_on_one_side_and_are_drawn_together(world):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from howhard.router.predictor import sigmoid
-from howhard.training.stacking import mean_log_odds, stack
+from howhard.training.stacking import mean_log_odds, sharpened, stack
 
 
 def logged(n=3000, *, seed=0, strength=1.0, base=(-0.5, 0.3, 1.0)):
@@ -104,6 +104,38 @@ def test_a_log_of_one_arm_per_prompt_is_stacked_too():
     y[np.arange(3) != rng.integers(3, size=2000)[:, None]] = np.nan
     found = stack([truth], y, fold)
     assert found.weights[0] == pytest.approx([1, 1], abs=0.25)
+
+
+def test_the_mean_of_members_is_bolder_than_each_of_them():
+    """Predictions are the truth and noise: calibrated by one of them, the mean of four is too timid."""
+    truth, y, fold, rng = logged(6000)
+
+    def noisy():
+        return truth + rng.normal(size=truth.shape)
+
+    first, again = noisy(), noisy()
+    alone = stack([first], y, fold)
+    four = sharpened(alone, [first], [again], y, members=4)
+    fresh, outcomes, _, rng = logged(20_000, seed=9)
+    members = [fresh + rng.normal(size=fresh.shape) for _ in range(4)]
+
+    def slope(found):
+        """Of realised on predicted, on prompts that nobody has seen."""
+        predicted = np.mean([found.of([m]) for m in members], axis=0)
+        return np.polyfit(predicted.ravel(), outcomes.ravel(), 1)[0]
+
+    assert slope(alone) > 1.15
+    assert slope(four) == pytest.approx(1, abs=0.06)
+    predicted = np.mean([four.of([m]) for m in members], axis=0)
+    assert predicted.mean(axis=0) == pytest.approx(outcomes.mean(axis=0), abs=0.02)
+
+
+def test_predictions_without_noise_stay_as_they_are():
+    truth, y, fold, _ = logged(1000)
+    found = stack([truth], y, fold)
+    same = sharpened(found, [truth], [truth], y, members=4)
+    np.testing.assert_allclose(same.slope, found.slope, rtol=1e-6)
+    np.testing.assert_allclose(same.intercept, found.intercept, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
