@@ -12,6 +12,7 @@ benefits 1.16 times the predicted ones with one weight, 1.05 with two). Intercep
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
@@ -117,7 +118,8 @@ def _suiting(intercept: np.ndarray, dealt: Sequence[np.ndarray], y: np.ndarray) 
     def loss(factor: float) -> float:
         return _loss(_averaged(intercept, dealt, factor, y)[0], y)
 
-    return float(minimize_scalar(loss, bounds=(0.2, 3.0), method="bounded", options={"xatol": 1e-3}).x)
+    found: Any = minimize_scalar(loss, bounds=(0.2, 3.0), method="bounded", options={"xatol": 1e-3})
+    return float(found.x)
 
 
 def _averaged(
