@@ -211,11 +211,10 @@ class OutcomeMatrix:
 
             se_jk^2 = F / (F - 1) * sum_f (s_fj - s_fk)^2,   s_fj = sum over family f of (q_j - mean_j) / n_j
 
-        Linearised, so that arms that were run on different prompts have one too. Where all prompts are of one family it
-        is that over prompts (clusters of those that ask the same).
+        Linearised, so that arms that were run on different prompts have one too. 0 where all prompts are of one family:
+        nothing then says how families differ, and the next prompts are taken to be like these.
         """
-        units = self.families if len(set(self.families)) > 1 else self.clusters
-        member = np.unique(np.asarray(units, dtype=str), return_inverse=True)[1]
+        member = np.unique(np.asarray(self.families, dtype=str), return_inverse=True)[1]
         count = int(member.max()) + 1
         has = ~np.isnan(self.quality)
         share = np.where(has, self.quality - self.arm_quality, 0.0) / has.sum(axis=0)

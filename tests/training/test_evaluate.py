@@ -348,7 +348,7 @@ def test_a_rivals_picks_are_compared_at_every_price(world):
 
 
 def test_a_thorough_evaluation_finds_nothing_in_shuffled_outcomes_and_tells_the_spread(make_world):
-    matrix = make_world(160, seed=2).matrix
+    matrix = make_world(400, seed=2).matrix
     seen = []
     e = evaluate(
         matrix, settings=TINY, draws=100, baselines=[CellForecaster("group")], folds=2, fold_seeds=3, thorough=True,

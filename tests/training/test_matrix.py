@@ -133,3 +133,22 @@ def test_without_a_word_on_them_every_prompt_is_its_own_cluster_and_no_time_is_k
 def test_of_equally_good_arms_the_cheaper_is_the_best_fixed_one():
     assert best_fixed(np.array([0.5, 0.5, 0.2]), np.array([2.0, 1.0, 0.1])) == 1
     assert best_fixed(np.array([0.5, 0.5, 0.2]), np.array([2.0, 1.0, 0.1]), value=1.0) == 2
+
+
+def test_the_error_of_mean_differences_is_that_over_families():
+    quality = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    families = ("a", "a", "b", "b", "c", "c")
+    outcomes = pd.DataFrame(
+        [
+            {"prompt_id": str(i), "arm": arm, "quality": q, "cost": 1.0}
+            for i, row in enumerate(quality)
+            for arm, q in zip("xy", row, strict=True)
+        ]
+    )
+    prompts = pd.DataFrame({"prompt_id": list("012345"), "text": [f"p {i}" for i in range(6)], "group": list(families)})
+    se = OutcomeMatrix.of(outcomes, prompts).quality_se
+    means = np.array([1.0, -0.5, -0.5])  # of x - y in each family of two prompts; 0 over all
+    assert se[0, 1] == se[1, 0] == pytest.approx(np.sqrt(((means / 3) ** 2).sum() * 3 / 2))
+    assert se[0, 0] == 0
+    one = OutcomeMatrix.of(outcomes, prompts.assign(group="a"))
+    assert (one.quality_se == 0).all()
