@@ -196,15 +196,12 @@ class Predictor:
         latency      = quantiles of the arm * the predicted ratio of its cost: a longer answer takes longer
         """
         by_member = self.member_quality(x)
-        n, a, members = by_member.shape
-        quality = np.zeros((n, a))
-        for k in range(members):
-            quality += by_member[:, :, k]
-        quality /= members
-        error = np.zeros((n, a, a))
-        for k in range(members):
-            off = by_member[:, :, k] - quality
-            error += (off[:, :, None] - off[:, None, :]) ** 2
+        members = by_member.shape[2]
+        # Sums over the members, which lie side by side: a row's are the same in any batch.
+        quality = by_member.sum(axis=2) / members
+        off = by_member - quality[:, :, None]
+        apart = off[:, :, None, :] - off[:, None, :, :]
+        error = np.einsum("nijk,nijk->nij", apart, apart)
         error = np.maximum(self.inflation * np.sqrt(error / max(members - 1, 1)), self.floor)
         dearer, longer = self.amounts.ratios(x)
         familiar = None
