@@ -24,6 +24,7 @@ SLOPE_SPREAD = 0.15
 TOGETHER = 4.0
 """How strongly a component's two weights are held together: a normal prior of standard deviation about 1/2."""
 MOST_SHARPENED = 1.3
+"""Most that slopes are multiplied by for a router that averages its members."""
 LEAST_WEIGHT = 0.02
 """Components that count less are left out: they cost time at every decision."""
 
@@ -106,7 +107,8 @@ def sharpened(
     one = (1 / _suiting(stacked.intercept, dealt[:1], y) + 1 / _suiting(stacked.intercept, dealt[1:], y)) / 2
     two = 1 / _suiting(stacked.intercept, dealt, y)
     b = max(2 * (one - two), 0.0)
-    factor = min(one / (one - b + b / members), MOST_SHARPENED)
+    # Where nothing is to be known the two s_R are noise, and the right side may come out below 0.
+    factor = one / max(one - b + b / members, one / MOST_SHARPENED)
     before = _averaged(stacked.intercept, dealt, 1.0, y)
     after = _averaged(stacked.intercept, dealt, factor, y)
     return replace(stacked, slope=factor * stacked.slope, intercept=stacked.intercept + after[1] - before[1])

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from howhard.router.predictor import sigmoid
-from howhard.training.stacking import mean_log_odds, sharpened, stack
+from howhard.training.stacking import MOST_SHARPENED, mean_log_odds, sharpened, stack
 
 
 def logged(n=3000, *, seed=0, strength=1.0, base=(-0.5, 0.3, 1.0)):
@@ -157,3 +157,15 @@ def test_any_table_gives_finite_figures_in_range(seed, n, a, gaps):
 def test_the_mean_of_certain_outcomes_is_not_quite_certain():
     assert mean_log_odds(np.ones((9, 1))) == pytest.approx(np.log(9.5 / 0.5))
     assert mean_log_odds(np.full((9, 1), np.nan)) == pytest.approx(0)
+
+
+def test_two_deals_that_disagree_altogether_sharpen_no_further_than_the_most():
+    """What one deal says the other denies: their mean says nothing, and no factor would be large enough."""
+    rng = np.random.default_rng(4)
+    z = rng.normal(size=(400, 2))
+    y = (rng.random((400, 2)) < sigmoid(z)).astype(float)
+    found = stack([z], y, np.arange(400) % 4)
+    half = np.where(rng.random((400, 1)) < 0.5, 1.0, -1.0)
+    out = sharpened(found, [np.maximum(half, 0) * z], [np.maximum(-half, 0) * z], y, members=4)
+    assert (out.slope > 0).all()
+    assert (out.slope <= MOST_SHARPENED * found.slope + 1e-12).all()
