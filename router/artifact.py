@@ -87,7 +87,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                      arm came from an imported table and cannot be run here.
     reference      : arm whose expected failure is called difficulty; `fallback` the arm taken when in doubt.
     currency       : unit of every cost, from the price book ("completion tokens of small" without one).
-    quantiles      : of the latencies in arms.npz, () where none were measured.
+    quantiles      : of the latencies in predictor.npz, () where none were measured.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -243,6 +243,8 @@ def _parse(content: bytes, root: Path) -> Manifest:
                 "Copy the router again from where it was trained, or train it anew"
             )
         return manifest
+    except msgspec.ValidationError as exc:
+        raise ArtifactError(f"{where} cannot be read by this howhard: {exc}. Train the router anew") from exc
     except msgspec.DecodeError as exc:
         raise ArtifactError(f"{where} is damaged: {exc}. Copy the router again, or train it anew") from exc
     except ArtifactError:

@@ -148,6 +148,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
             f"  difficulty {self.difficulty:.2f}, value of a correct answer {self.objective.value:g}"
             + (f", limits: {self.objective.limits}" if self.objective.limits else ""),
         ]
+        if not self.familiar and self.reason is not Reason.UNFAMILIAR:
+            lines.append("  the prompt is unlike the training prompts")
         if self.failed:
             lines.append(f"  failed first: {', '.join(self.failed)}")
         lines.append(f"  {'arm':{wide}}  quality  benefit          cost   latency   utility")

@@ -38,6 +38,7 @@ from .evaluate import Evaluation, Skipped, evaluate_router, evaluate_split, fami
 from .families import families_from, families_to, merged_by_likeness
 from .fit import FitSettings, fit, write_router
 from .folds import SPLITS
+from .guard import GuardReport
 from .halves import halves
 from .importing import import_source as read_source
 from .importing import read_table
@@ -306,6 +307,7 @@ class TrainReport:
     tracking_uri: str
     proposed: champions.Proposed | None
     data: DataReport
+    guard: GuardReport
     tuned: Tuned | None = None
 
     def text(self) -> str:
@@ -313,7 +315,8 @@ class TrainReport:
         lines = [self.data.short(), ""]
         if self.tuned is not None:
             lines += [self.tuned.text(), ""]
-        lines += [self.report.text(), "", f"router {self.router_version} in {self.out}"]
+        lines += [self.report.text(), "", textwrap.fill(self.guard.text(), WIDTH), ""]
+        lines.append(f"router {self.router_version} in {self.out}")
         lines.append(f"MLflow run {self.run_id} in {self.tracking_uri}")
         if self.proposed is not None:
             lines.append(self.proposed.text())
@@ -465,6 +468,7 @@ def train(
         tracking_uri=uri,
         proposed=proposed,
         data=data_report(source.name, matrix, source.outcomes, notes=source.notes),
+        guard=fitted.guard,
         tuned=tuned,
     )
 

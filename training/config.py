@@ -144,9 +144,11 @@ def parse_config(text: str, *, source: str = "configuration") -> Config:
 def fit_settings(table: dict[str, Any], *, encoder: str | None = None, **changes: Any) -> "FitSettings":
     """How a router is trained, from a [fit] table; `changes` are settings that were given beside it and count first.
 
-    encoder : name or directory of the model that gives embeddings; without one the component "encoder" is passed over.
+    encoder : name or directory of the model that gives embeddings; without one the component "encoder" of the table is
+              passed over.
 
-    Raises ConfigError for an unknown key or a value that is not possible.
+    Raises ConfigError for an unknown key or a value that is not possible, and where the components given beside the
+    table name "encoder" but no model is named.
     """
     from .fit import FitSettings
 
@@ -156,6 +158,11 @@ def fit_settings(table: dict[str, Any], *, encoder: str | None = None, **changes
     if encoder is not None:
         spec = EncoderSpec() if features.encoder is None else features.encoder
         features = msgspec.structs.replace(features, encoder=msgspec.structs.replace(spec, model=encoder))
+    if features.encoder is None and "encoder" in (changes.get("components") or ()):
+        raise ConfigError(
+            "components name 'encoder', but no model that embeds prompts is named: "
+            "give --encoder, for instance all-MiniLM-L6-v2, or leave 'encoder' out"
+        )
     return dataclasses.replace(settings, features=features)
 
 

@@ -43,7 +43,7 @@ STARTERS = 8
 class Dial:
     """A number among the settings, and where it is looked for.
 
-    path  : "trees.leaves" is FitSettings.trees.leaves.
+    path  : "joint_trees.leaves" is FitSettings.joint_trees.leaves.
     low, high : both tried; in between evenly in the logarithm.
     whole : whole numbers only.
     """
@@ -77,16 +77,22 @@ Space = tuple[Dial | Choice, ...]
 SPACE: Space = (
     Choice(
         path="components",
-        options=("text+neighbours+trees", "text+trees", "text+neighbours", "text+neighbours+cells+two_parameter+trees"),
+        options=(
+            "text+encoder+neighbours+joint_trees",
+            "text+encoder+joint_trees",
+            "text+encoder+neighbours",
+            "text+encoder+neighbours+cells+two_parameter+joint_trees",
+        ),
     ),
-    Dial(path="trees.rounds", low=8, high=25, whole=True),
-    Dial(path="trees.learning_rate", low=0.05, high=0.5),
-    Dial(path="trees.leaves", low=4, high=63, whole=True),
-    Dial(path="trees.min_rows", low=5, high=200, whole=True),
-    Dial(path="trees.l2", low=0.1, high=100),
-    Dial(path="trees.column_share", low=0.1, high=1.0),
+    Dial(path="joint_trees.rounds", low=8, high=40, whole=True),
+    Dial(path="joint_trees.learning_rate", low=0.05, high=0.5),
+    Dial(path="joint_trees.leaves", low=4, high=63, whole=True),
+    Dial(path="joint_trees.min_rows", low=5, high=200, whole=True),
+    Dial(path="joint_trees.l2", low=0.1, high=100),
+    Dial(path="joint_trees.column_share", low=0.1, high=1.0),
 )
-"""What is searched. Rounds stay within 25: with four members that is a hundred trees, which a decision has time for."""
+"""What is searched. Rounds stay within 40: with four members that is 160 trees, each walked once for all arms, which a
+decision has time for. "encoder" is passed over where prompts are not embedded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

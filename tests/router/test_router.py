@@ -95,6 +95,11 @@ def test_a_decision_reads_well_and_is_plain_json(router):
     assert sum(line.startswith("> small/single") for line in text.splitlines()) == 1
     plain = json.loads(json.dumps(decision.to_dict(), allow_nan=False))
     assert plain["reason"] == "best_utility"
+    assert "unlike the training prompts" not in text
+    strange = msgspec.structs.replace(decision, familiar=False)
+    assert "  the prompt is unlike the training prompts" in strange.explain().splitlines()
+    held = msgspec.structs.replace(strange, reason=Reason.UNFAMILIAR)
+    assert held.explain().count("unlike the training prompts") == 1
     assert plain["group"] == "sums"
     assert plain["objective"]["value"] == 200
     assert [a["name"] for a in plain["arms"]] == list(router.arms)

@@ -185,6 +185,9 @@ def test_an_encoder_is_the_one_that_was_named():
     assert named.features.encoder.model == "some/model"
     assert named.components == plain.components
     assert fit_settings({"components": ["text", "encoder"]}).features.encoder is None
+    with pytest.raises(ConfigError, match="no model that embeds prompts is named: give --encoder"):
+        fit_settings({}, components=["text", "encoder"])
+    assert fit_settings({}, encoder="some/model", components=["encoder"]).components == ("encoder",)
     static = {"features": {"encoder": {"model": "potion", "kind": "model2vec"}}}
     assert fit_settings(static).components == named.components
     other = fit_settings(static, encoder="other", components=["text"])

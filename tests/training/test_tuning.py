@@ -10,6 +10,7 @@ from howhard.strategies.errors import ConfigError
 from howhard.training import commands
 from howhard.training.fit import FitSettings
 from howhard.training.learn_trees import TreesLearner
+from howhard.training.tuning import SPACE as SHIPPED
 from howhard.training.tuning import Choice, Dial, Trial, Tuned, difference_errors, search, tune
 
 SPACE = (
@@ -128,6 +129,18 @@ def test_no_trial_at_all_and_a_space_that_does_not_fit_are_refused():
         search(Bowl(), START, about="d", trials=2, space=(Dial(path="trees.leafs", low=1, high=2),))
 
 
+def test_the_space_that_is_shipped_fits_the_settings_and_holds_the_defaults():
+    plain = FitSettings()
+    tuned = search(Bowl(), plain, about="d", trials=4)
+    assert all(set(t.values) == {d.path for d in SHIPPED} for t in tuned.trials[1:])
+    components = next(d for d in SHIPPED if isinstance(d, Choice))
+    assert "+".join(plain.components) in components.options
+    for dial in SHIPPED:
+        if isinstance(dial, Dial):
+            _, _, name = dial.path.partition(".")
+            assert dial.low <= getattr(plain.joint_trees, name) <= dial.high
+
+
 def test_the_error_is_that_of_the_differences_between_pairs_of_arms(make_world):
     matrix = make_world(60).matrix
     rng = np.random.default_rng(0)
@@ -196,3 +209,4 @@ def test_a_router_is_trained_with_the_settings_that_were_found(make_world, tmp_p
     assert Predictor.load(tmp_path / "r").components[0].name == "neighbours"
     assert "2 trials: trial 1 lowers the error of differences from 0.9000 to 0.5000" in report.text()
     assert report.to_dict()["tuned"]["changed"]
+    assert report.text().count("\nGuard: ") == 1
