@@ -9,7 +9,7 @@ Every test of every tree is made at once, and the leaf follows from bit masks (L
 left side, and the lowest bit that is left over is the leaf. The result is exact: the same leaves as
 LightGBM's, sums equal to rounding.
 
-What is read: regression and binary models with numerical splits, missing values included, up to 64 leaves per
+What is read: boosted models of one output with numerical splits, missing values included, up to 64 leaves per
 tree. What is not, and is an ArtifactError: categorical splits, linear trees, random-forest averaging, several
 classes.
 """
@@ -140,9 +140,8 @@ def _surviving(tests: _Tests, x: Floats) -> NDArray[np.uint64]:
 class BoundForest:
     """A forest with its last columns fixed to one of several alternatives; made by `Forest.bind`.
 
-    cut : number of free columns; tests : on those, `trees[g]` the tree of group g; fixed (a, trees) : leaves
-          that the
-    tests on the fixed columns leave over.
+    cut   : number of free columns. tests : on those; `trees[g]` is the tree of group g.
+    fixed : (a, trees), leaves that the tests on the fixed columns leave over.
     """
 
     forest: Forest
@@ -260,9 +259,9 @@ def split_models(files: Mapping[str, bytes], what: str, number: int) -> list[str
 def read_forest(models: Sequence[str], *, names: Sequence[str]) -> Forest:
     """Parse LightGBM text models (`Booster.model_to_string()`) that read the same features.
 
-    names : what messages call each model, for instance its file name. Raises ArtifactError for a damaged
-            model, and
-    for a kind of model that is not read.
+    names : what messages call each model, for instance its file name.
+
+    Raises ArtifactError for a damaged model, and for a kind of model that is not read.
     """
     parsed = [_parse_model(text, name) for text, name in zip(models, names, strict=True)]
     widths = {m.n_features for m in parsed}

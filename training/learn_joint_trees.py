@@ -19,8 +19,7 @@ import numpy as np
 
 from ..router.joint_trees import JointTreesComponent
 from ..router.predictor import sigmoid
-from ..router.trees import MAX_LEAVES
-from ..strategies.errors import ConfigError
+from .learn_trees import check_growth
 from .learners import Learned, Lesson
 
 
@@ -41,14 +40,7 @@ class JointTreesLearner:
     row_share: float = 0.8
 
     def __post_init__(self) -> None:
-        for name, least in (("rounds", 1), ("leaves", 2), ("min_rows", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: it must be at least {least}")
-        for name in ("learning_rate", "column_share", "row_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: it must lie in (0, 1]")
-        if self.leaves > MAX_LEAVES:
-            raise ConfigError(f"leaves={self.leaves}: the router reads trees of at most {MAX_LEAVES} leaves")
+        check_growth(self)
 
     @property
     def name(self) -> str:

@@ -38,14 +38,7 @@ class TreesLearner:
     per_arm: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("rounds", 1), ("leaves", 2), ("min_rows", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: it must be at least {least}")
-        for name in ("learning_rate", "column_share", "row_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: it must lie in (0, 1]")
-        if self.leaves > MAX_LEAVES:
-            raise ConfigError(f"leaves={self.leaves}: the router reads trees of at most {MAX_LEAVES} leaves")
+        check_growth(self)
 
     @property
     def name(self) -> str:
@@ -128,6 +121,18 @@ class TreesLearner:
         if constraints.any():
             settings["monotone_constraints"] = constraints.tolist()
         return settings
+
+
+def check_growth(settings: Any) -> None:
+    """Raise ConfigError for impossible settings of a learner of trees: of this one, or of learn_joint_trees.py."""
+    for name, least in (("rounds", 1), ("leaves", 2), ("min_rows", 1), ("l2", 0)):
+        if not getattr(settings, name) >= least:
+            raise ConfigError(f"{name}={getattr(settings, name)!r}: it must be at least {least}")
+    for name in ("learning_rate", "column_share", "row_share"):
+        if not 0 < getattr(settings, name) <= 1:
+            raise ConfigError(f"{name}={getattr(settings, name)!r}: it must lie in (0, 1]")
+    if settings.leaves > MAX_LEAVES:
+        raise ConfigError(f"leaves={settings.leaves}: the router reads trees of at most {MAX_LEAVES} leaves")
 
 
 def pooled(x: np.ndarray, arms: np.ndarray) -> np.ndarray:

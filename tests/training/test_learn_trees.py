@@ -190,10 +190,13 @@ def test_arm_features_say_what_is_known(make_world):
     assert arm_features(matrix, {}, {}).table.shape == (3, 12)
 
 
-def test_settings_out_of_range_are_errors_that_name_them():
+@pytest.mark.parametrize("learner", [TreesLearner, JointTreesLearner])
+def test_settings_out_of_range_are_errors_that_name_them(learner):
     with pytest.raises(ConfigError, match="leaves=65: the router reads trees of at most 64 leaves"):
-        TreesLearner(leaves=65)
+        learner(leaves=65)
     with pytest.raises(ConfigError, match="rounds=0: it must be at least 1"):
-        TreesLearner(rounds=0)
+        learner(rounds=0)
     with pytest.raises(ConfigError, match=r"column_share=1\.5: it must lie in \(0, 1\]"):
-        TreesLearner(column_share=1.5)
+        learner(column_share=1.5)
+    with pytest.raises(ConfigError, match="l2=-1: it must be at least 0"):
+        learner(l2=-1)
