@@ -270,19 +270,26 @@ def _choose(
     """The false-alarm rate and the strengths of the guard on familiar and on strange prompts.
 
     For strange prompts it is the smallest strength under which the lower end of the gain on the left-out families'
-    flagged prompts is not below -tolerance, at every objective. Of the rates the one is taken under which most is had
-    from a prompt of a known and one of a left-out family together. There a prompt that the flag misses is charged what
-    left-out families lose on the whole without a flag, at the lower end: the few that are missed here say little about
-    the next ones.
+    flagged prompts is not below -tolerance, at every objective, with one more family counted in on which every prompt
+    leaves the fallback arm and loses as much as any family could: what families lose has a heavy tail, of which those
+    at hand need not show the end (bbh without tracking_shuffled: a gain in training, a loss of .5 on it).
+
+        (families * lower end - worst) / (families + 1) >= -tolerance
+
+    Of the rates the one is taken under which most is had from a prompt of a known and one of a left-out family
+    together. There a prompt that the flag misses is charged what left-out families lose on the whole without a flag, at
+    the lower end: the few that are missed here say little about the next ones.
     """
     nothing = np.zeros(len(rows), dtype=bool)
+    families, worst = unknown.units, unknown.worst()
     found, scores = [], []
     for share in (settings.strange_share / 5, settings.strange_share / 2.5, settings.strange_share):
         limit = limit_of(distance, share)
         alarm, hit = distance[rows] > limit, away[rows] > limit
         strength = known.best(alarm)
         for strange in (*settings.strengths, math.inf):
-            if (unknown.lows(hit, strength, strange, missed=False) >= -settings.tolerance).all():
+            lows = unknown.lows(hit, strength, strange, missed=False)
+            if math.isinf(strange) or ((families * lows - worst) / (families + 1) >= -settings.tolerance).all():
                 break
         unflagged, hits = unknown.gain(nothing, strength, math.inf), float(hit.mean())
         plan = _Plan(
@@ -343,6 +350,25 @@ class _Judge:
         """The lower end of the gain at every objective, (values,); arguments as for `gain`."""
         each = self._each(strange, strength, strange_strength, missed)
         return np.array([self._mean(gains).low(self._settings) for gains in each])
+
+    @property
+    def units(self) -> int:
+        """How many units (families, where whole ones were left out) the prompts are of."""
+        return int(self._unit.max()) + 1
+
+    def worst(self) -> np.ndarray:
+        """The most that a unit would lose at every objective, (values,) >= 0, if one other arm served all of it."""
+        size = np.bincount(self._unit)[:, None]
+
+        def means(outcome: np.ndarray) -> np.ndarray:
+            return np.stack([np.bincount(self._unit, column) for column in outcome.T], axis=1) / size
+
+        quality, cost = means(self._paid_quality), means(self._paid_cost)
+        lost = [
+            (quality[:, [at]] - quality - (cost[:, [at]] - cost) / value).max()
+            for value, at in zip(self._values, self._best, strict=True)
+        ]
+        return np.maximum(lost, 0.0)
 
     def best(self, strange: np.ndarray) -> float:
         """The strength for familiar prompts of the highest gain; infinity where no gain is sure.

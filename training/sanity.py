@@ -44,12 +44,14 @@ class Sanity:
 
 
 def with_shuffled_outcomes(matrix: OutcomeMatrix, *, seed: int) -> OutcomeMatrix:
-    """The table with its rows of quality dealt out to the prompts at random.
+    """The table with its rows of outcomes, costs included, dealt out to the prompts at random.
 
     A row stays whole, so that the arms keep their means and go together as before; what it says of a prompt is gone.
+    (With costs left in place there would be something to find: where an arm is dear.)
     """
     dealt = np.random.default_rng(seed).permutation(len(matrix))
-    return dataclasses.replace(matrix, quality=matrix.quality[dealt], draws=matrix.draws[dealt])
+    rows = ("quality", "cost", "tokens", "latency", "draws")
+    return dataclasses.replace(matrix, **{name: getattr(matrix, name)[dealt] for name in rows})
 
 
 def spread(
