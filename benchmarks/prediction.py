@@ -261,7 +261,7 @@ def main() -> None:
     for name, path in tables.items():
         if options.tables and name not in options.tables:
             continue
-        for split in ("prompt", "group"):
+        for split in ("group", "prompt"):
             kept = options.out / f"{name.replace(' ', '-')}-{split}.json"
             if kept.exists():
                 continue

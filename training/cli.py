@@ -58,7 +58,7 @@ def quickstart(
         "howhard-quickstart"
     ),
     prompts: Annotated[int, typer.Option(help="How many fresh prompts to record; a third of them is held out.")] = 480,
-    samples: Annotated[int, typer.Option(help="Samples per prompt and model.")] = 16,
+    samples: Annotated[int, typer.Option(min=8, help="Samples per prompt and model.")] = 16,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -295,7 +295,7 @@ def train(
         str | None, typer.Option(help="Embed prompts by this model: all-MiniLM-L6-v2, another name, or a directory.")
     ] = None,
     components: Annotated[
-        str | None, typer.Option(help='What the quality is put together from: "text,encoder,neighbours,trees".')
+        str | None, typer.Option(help='What the quality is put together from: "text,neighbours,joint_trees".')
     ] = None,
     tracking_uri: TrackingUri = None,
     seed: Annotated[
@@ -376,7 +376,7 @@ def learning_curve(
         str | None, typer.Option(help="The arm added with few outcomes; default: the dearest of three or more.")
     ] = None,
     components: Annotated[
-        str | None, typer.Option(help='What the quality is put together from: "text,encoder,neighbours,trees".')
+        str | None, typer.Option(help='What the quality is put together from: "text,neighbours,joint_trees".')
     ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -479,7 +479,7 @@ def import_(
     tracking_uri: TrackingUri = None,
     as_json: AsJson = False,
 ) -> None:
-    r"""Turn what others logged into a log that `data`, `train` and `evaluate` read.
+    """Turn what others logged into a log that `data`, `train` and `evaluate` read.
 
     \b
     FILE.csv, .parquet, .jsonl     a row per prompt and arm (--map FIELD=COLUMN), or RouterBench's wide table
@@ -489,7 +489,7 @@ def import_(
                                    arm=TAG (else the model), prompt=KEY of the inputs, group=TAG, reference=EXPECTATION
     datasets:/RUN_ID[/NAME]        a data set that an MLflow run logged as input; --map as for files
     runs:/RUN_ID                   the tables that `howhard collect` logged in MLflow
-    """
+    """  # noqa: D301 - the backspace keeps the lines apart
     from .commands import import_source as run
 
     imported = run(

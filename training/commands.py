@@ -37,6 +37,7 @@ from .diff import diff as compared
 from .evaluate import Evaluation, Skipped, evaluate_router, evaluate_split, families_left_out
 from .families import families_from, families_to, merged_by_likeness
 from .fit import FitSettings, fit, write_router
+from .fit_success import SuccessScores, success_scores
 from .folds import SPLITS
 from .guard import GuardReport
 from .halves import halves
@@ -308,6 +309,7 @@ class TrainReport:
     proposed: champions.Proposed | None
     data: DataReport
     guard: GuardReport
+    success: tuple[SuccessScores, ...] = ()
     tuned: Tuned | None = None
 
     def text(self) -> str:
@@ -315,7 +317,8 @@ class TrainReport:
         lines = [self.data.short(), ""]
         if self.tuned is not None:
             lines += [self.tuned.text(), ""]
-        lines += [self.report.text(), "", textwrap.fill(self.guard.text(), WIDTH), ""]
+        lines += [self.report.text(), "", textwrap.fill(self.guard.text(), WIDTH)]
+        lines += [*(textwrap.fill(scores.text(), WIDTH) for scores in self.success), ""]
         lines.append(f"router {self.router_version} in {self.out}")
         lines.append(f"MLflow run {self.run_id} in {self.tracking_uri}")
         if self.proposed is not None:
@@ -334,6 +337,7 @@ class TrainReport:
             "tracking_uri": self.tracking_uri,
             "proposed": None if self.proposed is None else self.proposed.to_dict(),
             "data": self.data.to_dict(),
+            "success": [asdict(scores) for scores in self.success],
             "tuned": None if self.tuned is None else self.tuned.to_dict(),
             **self.report.to_dict(),
         }
@@ -440,6 +444,10 @@ def train(
     report = Report(
         f"{source.name}: {len(learned)} prompts to learn from, {int(held.sum())} held out", [on_held, left_out]
     )
+    success: tuple[SuccessScores, ...] = ()
+    if router.predictor.success is not None:
+        unseen = matrix.rows(held).columns(router.arms)
+        success = success_scores(router.predictor.success, unseen, router.estimate(unseen.texts).quality)
     figures = report.plots(out.with_suffix(".png"))
     run_id = tracking.log_training(
         out,
@@ -469,6 +477,7 @@ def train(
         proposed=proposed,
         data=data_report(source.name, matrix, source.outcomes, notes=source.notes),
         guard=fitted.guard,
+        success=success,
         tuned=tuned,
     )
 

@@ -136,7 +136,8 @@ class DataReport:
         return {**plain, "missing": self.missing}
 
     def _arms_table(self) -> str:
-        columns = ("outcomes", "draws", "quality", f"cost ({self.unit})", "tokens", "seconds", "timed", "ever best")
+        cost = "cost" if self.unit == "cost" else f"cost ({self.unit})"
+        columns = ("outcomes", "draws", "quality", cost, "tokens", "seconds", "timed", "ever best")
         rows = [
             (
                 arm.name,

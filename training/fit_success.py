@@ -203,6 +203,16 @@ class SuccessScores:
     pit_error: float
     at: tuple[AtSamples, ...]
 
+    def text(self) -> str:
+        """The same in a sentence."""
+        most = self.at[-1]
+        return (
+            f"Chance of success of {self.arm}, as a distribution, on {self.n_prompts} held-out prompts: log score "
+            f"{self.log_score:.3f} a draw ({self.log_score_plug_in:.3f} if it were its mean), off by at most "
+            f"{self.pit_error:.3f} anywhere. The best of {most.n} is right on {most.observed:.3f} of the prompts, "
+            f"predicted {most.predicted:.3f} (from the mean {most.plug_in:.3f})."
+        )
+
 
 def success_scores(model: SuccessModel, matrix: OutcomeMatrix, quality: np.ndarray) -> tuple[SuccessScores, ...]:
     """Score the distribution of every single arm that has prompts with two draws or more.

@@ -52,6 +52,19 @@ def test_every_command_explains_itself(command, capsys):
     assert f"howhard {command}" in out
 
 
+def test_the_forms_of_a_source_stand_on_lines_of_their_own(capsys):
+    _, out, _ = run(capsys, "import", "--help")
+    starts = [line.split()[0] for line in out.splitlines() if line.strip()]
+    assert {"FILE.csv,", "FOLDER", "sqlite:///FILE", "traces:/EXPERIMENT", "datasets:/RUN_ID[/NAME]"} <= set(starts)
+
+
+def test_quickstart_says_at_the_door_how_many_samples_its_arms_need(capsys, tmp_path):
+    code, _, err = run(capsys, "quickstart", "--samples", "4", "--dir", tmp_path / "q")
+    assert code == 2
+    assert "--samples" in err
+    assert not (tmp_path / "q").exists()
+
+
 def test_the_example_configuration_is_printed(capsys):
     assert run(capsys, "config")[:2] == (0, EXAMPLE)
 

@@ -19,7 +19,15 @@ from howhard.strategies import (
 )
 from howhard.strategies.errors import InputError
 from howhard.training.derive import pass_at_k
-from howhard.training.fit_success import Chain, concentration, fit_success, sound_chains, success_scores
+from howhard.training.fit_success import (
+    AtSamples,
+    Chain,
+    SuccessScores,
+    concentration,
+    fit_success,
+    sound_chains,
+    success_scores,
+)
 from howhard.training.matrix import OutcomeMatrix
 
 ARMS = ("best_4", "best_16", "gen_5", "single")
@@ -233,3 +241,20 @@ def test_one_draw_per_prompt_gives_nothing_to_score():
     assert model is not None
     single, _ = beta_world(100, size=1.0, draws=1)
     assert success_scores(model, single, direct) == ()
+
+
+def test_scores_are_told_in_a_sentence():
+    scores = SuccessScores(
+        arm="small/single",
+        n_prompts=40,
+        log_score=-0.3,
+        log_score_plug_in=-0.45,
+        pit=(0.1,) * 10,
+        pit_error=0.05,
+        at=(AtSamples(n=8, predicted=0.55, plug_in=0.9, observed=0.56, brier=0.2, brier_plug_in=0.3),),
+    )
+    assert scores.text() == (
+        "Chance of success of small/single, as a distribution, on 40 held-out prompts: log score -0.300 a draw "
+        "(-0.450 if it were its mean), off by at most 0.050 anywhere. The best of 8 is right on 0.560 of the prompts, "
+        "predicted 0.550 (from the mean 0.900)."
+    )
