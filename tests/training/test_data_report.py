@@ -54,6 +54,10 @@ def test_what_a_table_holds_is_counted():
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_the_unit_of_cost_is_named_where_it_is_known_only():
+    assert "cost (cost)" not in reported(pair()).text()
+
+
 def test_an_arm_that_is_never_the_best_at_any_value_is_named():
     warnings = " ".join(reported(pair()).warnings)
     assert "never the best on any prompt, at any value of a correct answer: large. Leave them out" in warnings
