@@ -323,6 +323,8 @@ class TrainReport:
         lines.append(f"MLflow run {self.run_id} in {self.tracking_uri}")
         if self.proposed is not None:
             lines.append(self.proposed.text())
+        elif isinstance(self.report.evaluations[0], Skipped):
+            lines.append("not registered: it could not be judged on held-out prompts")
         lines.append(f'next: howhard route "PROMPT" --router {self.out}')
         return "\n".join(lines)
 
@@ -425,14 +427,18 @@ def train(
             "verifiers": source.verifiers,
         }
         router = Router.load(_fresh(out, lambda at: write_router(at, fitted, **about)))
-        on_held = evaluate_router(
-            router,
-            matrix.rows(held),
-            train=learned,
-            halves=_rows(source.halves(), held),
-            rules=_rules(router),
-            seed=seed,
-        )
+        on_held: Evaluation | Skipped
+        try:
+            on_held = evaluate_router(
+                router,
+                matrix.rows(held),
+                train=learned,
+                halves=_rows(source.halves(), held),
+                rules=_rules(router),
+                seed=seed,
+            )
+        except TableError as exc:  # a sparse log teaches, but no prompt of it has every arm's outcome to compare
+            on_held = Skipped(split="holdout", reason=str(exc))
         left_out = families_left_out(
             matrix,
             settings=settings,
@@ -453,7 +459,7 @@ def train(
         out,
         params={"settings": msgspec.to_builtins(fitted.settings), "holdout": holdout, "seed": seed},
         metrics={
-            **headline(on_held),
+            **(headline(on_held) if isinstance(on_held, Evaluation) else {}),
             "validation_gain": fitted.gain,
             **{f"weight/{name}": weight for name, weight in fitted.weights.items()},
         },
@@ -463,7 +469,7 @@ def train(
         uri=uri,
     )
     proposed = None
-    if register:
+    if register and isinstance(on_held, Evaluation):
         enrol = partial(registry.register_router, run_id, uri=uri)
         proposed = champions.propose(champions.contender(out), matrix, enrol, uri=uri, seed=seed)
     return TrainReport(

@@ -68,8 +68,13 @@ class Report:
         return plot_plane(self.done, path, title=self.title)
 
     def plots(self, path: str | Path) -> tuple[Path, ...]:
-        """The plane, and beside it PATH-calibration, PATH-benefit and, where prompts are flagged, PATH-families."""
+        """The plane, and beside it PATH-calibration, PATH-benefit and, where prompts are flagged, PATH-families.
+
+        () where no evaluation was possible.
+        """
         path = Path(path)
+        if not self.done:
+            return ()
         made = [self.plot(path)]
         for name, draw in (("calibration", plot_calibration), ("benefit", plot_benefit), ("families", plot_families)):
             drawn = draw(self.done, path.with_name(f"{path.stem}-{name}{path.suffix or '.png'}"), title=self.title)

@@ -1,5 +1,8 @@
 """What a training leaves behind: a router, a run that says all about it, and the champion's holdout unseen."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
@@ -74,3 +77,18 @@ def test_a_later_training_keeps_the_champions_holdout_out_though_the_log_grew_an
         uri=mlflow_uri,
     )
     assert "that the champion is judged on" in refused.verdict.reason
+
+
+def test_a_log_of_one_arm_per_prompt_trains_a_router_that_says_it_was_not_judged(source, mlflow_uri, tmp_path):
+    matrix, outcomes = source.matrix, source.outcomes
+    dealt = np.random.default_rng(0).integers(len(matrix.arms), size=len(matrix))
+    ran = {(p, matrix.arms[j]) for p, j in zip(matrix.prompt_ids, dealt, strict=True)}
+    kept = outcomes.loc[[pair in ran for pair in zip(outcomes["prompt_id"], outcomes["arm"], strict=True)]]
+    quality = np.where(np.arange(len(matrix.arms)) == dealt[:, None], matrix.quality, np.nan)
+    sparse = Source(name="sparse", outcomes=kept, matrix=dataclasses.replace(matrix, quality=quality))
+    done = trained(sparse, tmp_path / "router", mlflow_uri)
+    assert done.proposed is None
+    assert "held-out prompts: not possible" in done.text()
+    assert "not registered: it could not be judged on held-out prompts" in done.text()
+    assert Router.load(tmp_path / "router").decide(matrix.texts[0]).arm in matrix.arms
+    json.dumps(done.to_dict(), allow_nan=False)
