@@ -24,7 +24,6 @@ def ask(mlflow_uri, monkeypatch, tmp_path):
         warnings.simplefilter("ignore")
         import mlflow
 
-        before = mlflow.get_tracking_uri()
         mlflow.set_tracking_uri(mlflow_uri)
         mlflow.create_experiment("chat", artifact_location=(tmp_path / "artifacts").as_uri())
         mlflow.set_experiment("chat")
@@ -52,7 +51,7 @@ def ask(mlflow_uri, monkeypatch, tmp_path):
             return root.trace_id
 
         yield trace
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)  # what was found would stay on as a setting, and in the environment
 
 
 def test_traces_become_outcomes_and_those_that_say_no_quality_are_counted(ask, mlflow_uri):
