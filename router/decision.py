@@ -59,7 +59,7 @@ class Context:
     allowed: Collection[str] | None = None
 
 
-class ArmEstimate(msgspec.Struct, frozen=True, kw_only=True):
+class ArmEstimate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What was predicted of one arm.
 
     quality    : expected grader score, in [0, 1].

@@ -18,9 +18,6 @@ from .estimates import Floats
 from .features import Features, FeatureSpec
 
 CLIP = 6.0
-STRANGE_SE = 4.0
-"""Standard error of every difference of quality where nothing is known: a guard of 0.25 or more then holds the fallback
-arm, whatever is predicted, unless the cost saved is worth more than any answer."""
 _PREFIX = "seen_"
 
 

@@ -40,7 +40,6 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(help="MLflow tracking URI; default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."),
 ]
-Experiment = Annotated[str, typer.Option(help="MLflow experiment.")]
 Columns = Annotated[
     list[str] | None,
     typer.Option(

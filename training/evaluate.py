@@ -40,7 +40,6 @@ __all__ = [
     "evaluate",
     "evaluate_router",
     "evaluate_split",
-    "evaluate_splits",
     "families_left_out",
     "restrict",
 ]
@@ -295,14 +294,6 @@ class _Moving:
         """Count a whole cross-fit."""
         self._done += len(fitted.parts)
         return fitted
-
-
-def evaluate_splits(matrix: OutcomeMatrix, **options: Any) -> list[Evaluation | Skipped]:
-    """Evaluate with random prompts left out, then with whole families left out; options as for `evaluate`.
-
-    A table without enough families gives `Skipped` in the second place, with the reason.
-    """
-    return [evaluate_split(matrix, "prompt", **options), evaluate_split(matrix, "group", **options)]
 
 
 def families_left_out(matrix: OutcomeMatrix, **options: Any) -> Evaluation | Skipped:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..router.estimates import ArmMeans, Estimates
-from ..router.familiarity import STRANGE_SE, Familiarity
+from ..router.familiarity import Familiarity
 from ..router.features import Features
 from ..router.objective import Objective
 from ..router.policy import UtilityPolicy
@@ -24,11 +24,15 @@ from .matrix import OutcomeMatrix
 FEWEST_FAMILIES = 4
 """With fewer families nothing can be learned by leaving them out: unfamiliar prompts go to the fallback arm."""
 
+STRANGE_SE = 4.0
+"""Standard error of every difference of quality where nothing is known: a guard of 0.25 or more then holds the fallback
+arm, whatever is predicted, unless the cost saved is worth more than any answer."""
+
 _PAIRED = 100
 """Prompts that both arms must have been given, or half of those that one was, for differences prompt by prompt."""
 
 LAMBDAS = (0.03, 0.1, 0.3, 1.0)
-"""Prices at which guards are tried where no values are given: the dearest arm's mean cost / value of a right answer."""
+"""Prices of compute that the guard must serve: the dearest arm's mean cost / value of a right answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +135,6 @@ class Uncertainty:
 
     inflation   : factor on the members' standard deviation of the difference of two arms, familiar prompts.
     floor       : standard error of the difference below which no agreement of the members goes.
-    error       : root mean square error of the predicted differences on familiar prompts.
     strange_se  : standard error of the differences on every strange prompt, the guard's strength there included:
                   STRANGE_SE where they shall always go to the fallback arm.
     familiarity : which prompts are strange. strange : (n,) bool, the training prompts that are, to the other folds.
@@ -140,7 +143,6 @@ class Uncertainty:
 
     inflation: np.ndarray
     floor: np.ndarray
-    error: np.ndarray
     strange_se: np.ndarray
     familiarity: Familiarity
     strange: np.ndarray
@@ -173,7 +175,6 @@ def learn_uncertainty(
     family_quality: np.ndarray | None = None,
     family_cost: np.ndarray | None = None,
     family_fold: np.ndarray | None = None,
-    values: Sequence[float] | None = None,
     settings: GuardSettings | None = None,
     seed: int = 0,
 ) -> Uncertainty:
@@ -184,7 +185,6 @@ def learn_uncertainty(
     cost      : (n, a), predicted likewise; None = the arms' means.
     family_*  : the same with whole families left out, and the fold (n,) that each prompt was left out in; None where
                 the table has too few families.
-    values    : of a right answer, > 0: the objectives that the guard must serve; None = LAMBDAS.
     """
     settings = settings or GuardSettings()
     family = np.unique(np.asarray(matrix.families, dtype=str), return_inverse=True)[1]
@@ -195,7 +195,7 @@ def learn_uncertainty(
     description = describe(x.dense, centres=settings.centres, seed=seed)
     rows = np.random.default_rng(seed).permutation(len(matrix))[: settings.most]
     top = float(np.max(matrix.arm_cost))
-    tried = [float(v) for v in values] if values is not None else [max(top, 1e-12) / price for price in LAMBDAS]
+    tried = [max(top, 1e-12) / price for price in LAMBDAS]
     known = _Judge(matrix, quality, cost, error, tried, settings, rows, np.arange(len(matrix)))
     if family_quality is None or family_fold is None or families < FEWEST_FAMILIES:
         share = settings.strange_share
@@ -220,11 +220,10 @@ def learn_uncertainty(
     infinite = math.isinf(found.strange_strength) or math.isinf(found.strength)
     se = never if infinite else strange_error * (found.strange_strength / found.strength)
     if math.isinf(found.strength):
-        floor = error = never
+        floor = never
     return Uncertainty(
         inflation=inflation,
         floor=floor,
-        error=error,
         strange_se=se,
         familiarity=description.limited(found.limit),
         strange=strange,

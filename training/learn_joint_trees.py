@@ -19,28 +19,19 @@ import numpy as np
 
 from ..router.joint_trees import JointTreesComponent
 from ..router.predictor import sigmoid
-from .learn_trees import check_growth
+from .learn_trees import Growth
 from .learners import Learned, Lesson
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JointTreesLearner:
-    """Boosted trees with a leaf value for every arm, one model per member.
-
-    rounds : most trees of a member; how many are kept is chosen on the folds left out, the same number for all.
-    learning_rate, leaves, min_rows, l2, column_share, row_share : of the trees; min_rows counts prompts.
-    """
+class JointTreesLearner(Growth):
+    """Boosted trees with a leaf value for every arm, one model per member; `min_rows` counts prompts."""
 
     rounds: int = 40
     learning_rate: float = 0.2
     leaves: int = 15
     min_rows: int = 20
     l2: float = 1.0
-    column_share: float = 0.3
-    row_share: float = 0.8
-
-    def __post_init__(self) -> None:
-        check_growth(self)
 
     @property
     def name(self) -> str:
@@ -53,23 +44,21 @@ class JointTreesLearner:
         grown = [self._grow(lesson, k) for k in range(lesson.members)]
         rounds = max(len(one.tables) for one in grown)
         base = lesson.base[lesson.fold]
-        added, losses, steps = np.zeros((n, a)), [], []
-        for t in range(rounds + 1):
-            if t:
-                for one in grown:
-                    if t <= len(one.tables):
-                        added[one.judge] += one.tables[t - 1][one.leaf[t - 1]]
-            losses.append(_loss(base + added, lesson.matrix.quality))
-            steps.append(added.copy() if losses[-1] <= min(losses) else None)
-        kept = int(np.argmin(losses))
-        out_of_fold = steps[kept]
-        assert out_of_fold is not None  # the least loss is one of those kept
+        added = np.zeros((n, a))
+        kept, least, out_of_fold = 0, _loss(base, lesson.matrix.quality), added.copy()
+        for t in range(rounds):
+            for one in grown:
+                if t < len(one.tables):
+                    added[one.judge] += one.tables[t][one.leaf[t]]
+            loss = _loss(base + added, lesson.matrix.quality)
+            if loss < least:
+                kept, least, out_of_fold = t + 1, loss, added.copy()
         component = JointTreesComponent.of(
             self.name,
             [one.text(kept) for one in grown],
             [np.concatenate(one.tables[: max(kept, 1)]) for one in grown],
         )
-        return Learned(component=component, out_of_fold=out_of_fold if kept else np.zeros((n, a)))
+        return Learned(component=component, out_of_fold=out_of_fold)
 
     def _grow(self, lesson: Lesson, k: int) -> "_Grown":
         """The trees of one member."""
@@ -82,27 +71,16 @@ class JointTreesLearner:
         y = np.where(has, y, 0.0)
         n, a = y.shape
         rng = np.random.default_rng([lesson.seed, k])
-        settings: dict[str, Any] = {
-            "learning_rate": 1.0,
-            "num_leaves": self.leaves,
-            "min_data_in_leaf": self.min_rows,
-            "min_sum_hessian_in_leaf": 0.0,
-            "lambda_l2": self.l2,
-            "feature_pre_filter": False,
-            "feature_fraction": self.column_share,
-            "bagging_fraction": self.row_share,
-            "bagging_freq": 1,
-            "max_bin": 63,
-            "num_threads": 1,
-            "deterministic": True,
-            "force_row_wise": True,
-            "seed": lesson.seed * 1009 + k,
-            "verbosity": -1,
-        }
         inside = np.ascontiguousarray(x[learn])
         varied = bool((inside.max(axis=0) > inside.min(axis=0)).any())
-        # Constant features can't be split, and LightGBM takes them only with an objective of its own.
-        settings["objective"] = "none" if varied else "regression"
+        settings = self.lightgbm(
+            # Constant features can't be split, and LightGBM takes them only with an objective of its own.
+            objective="none" if varied else "regression",
+            learning_rate=1.0,  # leaves get values of ours, which the rate is in
+            min_sum_hessian_in_leaf=0.0,
+            feature_pre_filter=False,
+            seed=lesson.seed * 1009 + k,
+        )
         booster = lgb.Booster(settings, lgb.Dataset(inside, np.zeros(n), params=settings, free_raw_data=False))
         z = np.tile(lesson.base[k], (n, 1))
         tables: list[np.ndarray] = []

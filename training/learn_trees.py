@@ -19,12 +19,57 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TreesLearner:
-    """Boosted trees of LightGBM, one model per member.
+class Growth:
+    """How boosted trees are grown; what learners of trees have in common.
 
     rounds  : most trees of a member; how many are kept is chosen on the folds left out, the same number for all. A
               decision's time grows with members * rounds.
     learning_rate, leaves, min_rows, l2, column_share, row_share : of the trees.
+
+    Raises ConfigError for a value out of range.
+    """
+
+    rounds: int
+    learning_rate: float
+    leaves: int
+    min_rows: int
+    l2: float
+    column_share: float = 0.3
+    row_share: float = 0.8
+
+    def __post_init__(self) -> None:
+        for name, least in (("rounds", 1), ("leaves", 2), ("min_rows", 1), ("l2", 0)):
+            if not getattr(self, name) >= least:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: it must be at least {least}")
+        for name in ("learning_rate", "column_share", "row_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: it must lie in (0, 1]")
+        if self.leaves > MAX_LEAVES:
+            raise ConfigError(f"leaves={self.leaves}: the router reads trees of at most {MAX_LEAVES} leaves")
+
+    def lightgbm(self, **own: Any) -> dict[str, Any]:
+        """LightGBM's settings. One booster at a time: two, fitted from two Python threads, crashed the process."""
+        return {
+            "learning_rate": self.learning_rate,
+            "num_leaves": self.leaves,
+            "min_data_in_leaf": self.min_rows,
+            "lambda_l2": self.l2,
+            "feature_fraction": self.column_share,
+            "bagging_fraction": self.row_share,
+            "bagging_freq": 1,
+            "max_bin": 63,
+            "num_threads": 1,
+            "deterministic": True,
+            "force_row_wise": True,
+            "verbosity": -1,
+            **own,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreesLearner(Growth):
+    """Boosted trees of LightGBM, one model per member.
+
     per_arm : each arm has trees of its own, instead of one model that reads what is known of the arm.
     """
 
@@ -33,12 +78,7 @@ class TreesLearner:
     leaves: int = 31
     min_rows: int = 50
     l2: float = 10.0
-    column_share: float = 0.3
-    row_share: float = 0.8
     per_arm: bool = False
-
-    def __post_init__(self) -> None:
-        check_growth(self)
 
     @property
     def name(self) -> str:
@@ -70,9 +110,11 @@ class TreesLearner:
         y = lesson.matrix.quality[:, columns].ravel()
         fold, arm = np.repeat(lesson.fold, a), np.tile(columns, n)
         known = ~np.isnan(y)
-        constraints = np.zeros(rows.shape[1], dtype=int)
-        constraints[[lesson.x.dense.shape[1] + i for i in rising]] = 1
-        settings = self._settings(lesson.seed, constraints)
+        settings = self.lightgbm(objective="cross_entropy", seed=lesson.seed)
+        if rising:
+            constraints = np.zeros(rows.shape[1], dtype=int)
+            constraints[[lesson.x.dense.shape[1] + i for i in rising]] = 1
+            settings["monotone_constraints"] = constraints.tolist()
         whole = lgb.Dataset(rows[known], y[known], params=settings, free_raw_data=False).construct()
         boosters: list[lgb.Booster] = []
         gained, n_judged = np.zeros(self.rounds + 1), 0
@@ -99,40 +141,6 @@ class TreesLearner:
             else:
                 _silence(booster)
         return [b.model_to_string(num_iteration=max(kept, 1)) for b in boosters], added
-
-    def _settings(self, seed: int, constraints: np.ndarray) -> dict[str, Any]:
-        """LightGBM's settings. One booster at a time: two, fitted from two Python threads, crashed the process."""
-        settings = {
-            "objective": "cross_entropy",
-            "learning_rate": self.learning_rate,
-            "num_leaves": self.leaves,
-            "min_data_in_leaf": self.min_rows,
-            "lambda_l2": self.l2,
-            "feature_fraction": self.column_share,
-            "bagging_fraction": self.row_share,
-            "bagging_freq": 1,
-            "max_bin": 63,
-            "num_threads": 1,
-            "deterministic": True,
-            "force_row_wise": True,
-            "seed": seed,
-            "verbosity": -1,
-        }
-        if constraints.any():
-            settings["monotone_constraints"] = constraints.tolist()
-        return settings
-
-
-def check_growth(settings: Any) -> None:
-    """Raise ConfigError for impossible settings of a learner of trees: of this one, or of learn_joint_trees.py."""
-    for name, least in (("rounds", 1), ("leaves", 2), ("min_rows", 1), ("l2", 0)):
-        if not getattr(settings, name) >= least:
-            raise ConfigError(f"{name}={getattr(settings, name)!r}: it must be at least {least}")
-    for name in ("learning_rate", "column_share", "row_share"):
-        if not 0 < getattr(settings, name) <= 1:
-            raise ConfigError(f"{name}={getattr(settings, name)!r}: it must lie in (0, 1]")
-    if settings.leaves > MAX_LEAVES:
-        raise ConfigError(f"leaves={settings.leaves}: the router reads trees of at most {MAX_LEAVES} leaves")
 
 
 def pooled(x: np.ndarray, arms: np.ndarray) -> np.ndarray:

@@ -226,7 +226,8 @@ class OutcomeMatrix:
 def best_fixed(quality: np.ndarray, cost: np.ndarray, *, value: float | None = None) -> int:
     """Index of the arm with the highest `value * quality - cost` (quality alone where value is None).
 
-    Of equal ones it is the cheaper.
+    Of equal ones it is the cheaper. It looks back at outcomes; what a router falls back to on prompts to come is
+    `ArmMeans.best`, which wants to be sure.
     """
     score = quality if value is None else value * quality - cost
     tied = np.flatnonzero(score >= score.max() - 1e-12)

@@ -60,13 +60,6 @@ def version_of(alias: str, *, uri: str | None = None, name: str = MODEL) -> str 
         return _version_of(client, name, alias)
 
 
-def tags_of(version: str, *, uri: str | None = None, name: str = MODEL) -> dict[str, str]:
-    """What is written on a version: verdict, promoted, forced, previous, holdout, ... (without "howhard.")."""
-    with store(resolve_uri(uri)) as client:
-        tags = client.get_model_version(name, version).tags
-    return {key.removeprefix(_TAG): value for key, value in tags.items() if key.startswith(_TAG)}
-
-
 def champions(*, uri: str | None = None, name: str = MODEL) -> tuple[str, ...]:
     """The versions that were champion, oldest first, the present one last; () when there is none."""
     with store(resolve_uri(uri)) as client:

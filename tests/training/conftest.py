@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from howhard.router.features import FeatureSpec
-from howhard.training import registry
+from howhard.training import registry, tracking
 from howhard.training.fit import FitSettings, Fitted, fit
 from howhard.training.matrix import OutcomeMatrix
 
@@ -98,3 +98,15 @@ def mlflow_uri(migrated_database, tmp_path, monkeypatch) -> str:
     monkeypatch.chdir(tmp_path)
     shutil.copy(migrated_database, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def tags_of() -> Callable[..., dict[str, str]]:
+    """What MLflow shows on a version of the router, by names without "howhard."."""
+
+    def read(version: str, *, uri: str) -> dict[str, str]:
+        with tracking.store(uri) as client:
+            tags = client.get_model_version(registry.MODEL, version).tags
+        return {name.removeprefix("howhard."): value for name, value in tags.items()}
+
+    return read

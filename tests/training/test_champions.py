@@ -84,11 +84,11 @@ def test_a_surely_better_router_takes_its_place_and_its_holdout(propose, uri):
     assert registry.holdout_of(second.version, uri=uri).version == first.verdict.holdout.version
 
 
-def test_one_that_is_not_surely_better_is_refused_with_what_to_do(propose, uri):
+def test_one_that_is_not_surely_better_is_refused_with_what_to_do(propose, uri, tags_of):
     first, second = propose("good"), propose("poor")
     assert not second.promoted
     assert (champion(uri), registry.version_of(registry.CHALLENGER, uri=uri)) == (first.version, second.version)
-    assert "not surely above the champion's" in registry.tags_of(second.version, uri=uri)["verdict"]
+    assert "not surely above the champion's" in tags_of(second.version, uri=uri)["verdict"]
     text = second.text()
     assert text.startswith("not promoted: howhard-router version 2 is the challenger")
     assert "keep the champion" in text
@@ -136,12 +136,12 @@ def test_a_table_of_training_prompts_alone_makes_no_champion(propose, table, uri
     assert champion(uri) is None
 
 
-def test_force_promotes_what_was_refused_and_leaves_a_mark(propose, uri):
+def test_force_promotes_what_was_refused_and_leaves_a_mark(propose, uri, tags_of):
     first = propose("good")
     done = propose("poor", force="it is cheaper to explain")
     assert (done.promoted, done.forced, done.verdict.promote) == (True, True, False)
     assert champion(uri) == done.version
-    tags = registry.tags_of(done.version, uri=uri)
+    tags = tags_of(done.version, uri=uri)
     assert tags["forced"].startswith("it is cheaper to explain (20")
     assert tags["previous"] == first.version
     assert tags["holdout"] == first.verdict.holdout.version

@@ -18,7 +18,6 @@ from howhard.training.evaluate import (
     evaluate,
     evaluate_router,
     evaluate_split,
-    evaluate_splits,
     restrict,
 )
 from howhard.training.fit import FitSettings
@@ -139,8 +138,8 @@ def test_equal_seeds_give_equal_evaluations(world):
 
 
 def test_leaving_whole_families_out_resamples_families_and_says_when_they_are_few(world):
-    found = evaluate_splits(world.matrix, settings=TINY, draws=100, baselines=[])
-    by_prompt, by_group = found
+    options = {"settings": TINY, "draws": 100, "baselines": []}
+    by_prompt, by_group = [evaluate_split(world.matrix, split, **options) for split in ("prompt", "group")]
     assert isinstance(by_group, Evaluation)
     assert (by_prompt.split, by_group.split) == ("prompt", "group")
     assert (by_group.folds, by_group.n_families) == (4, 4)
@@ -162,7 +161,7 @@ def test_on_families_never_seen_the_router_stays_near_the_best_fixed_arm(world):
 
 def test_a_table_of_one_family_has_no_group_split_and_says_so(world):
     one = dataclasses.replace(world.matrix, families=("all",) * len(world.matrix))
-    _, skipped = evaluate_splits(one, settings=TINY, draws=20, baselines=[], folds=2)
+    skipped = evaluate_split(one, "group", settings=TINY, draws=20, baselines=[], folds=2)
     assert isinstance(skipped, Skipped)
     assert "the table has 1 ('all')" in skipped.reason
 

@@ -5,11 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from howhard.router.familiarity import STRANGE_SE, Familiarity
+from howhard.router.familiarity import Familiarity
 from howhard.router.features import Features, FeatureSpec, featurize
 from howhard.strategies.errors import ConfigError
 from howhard.training.folds import fold_of
-from howhard.training.guard import Gain, GuardSettings, Uncertainty, learn_uncertainty, pairwise_error, systematic
+from howhard.training.guard import (
+    STRANGE_SE,
+    Gain,
+    GuardSettings,
+    Uncertainty,
+    learn_uncertainty,
+    pairwise_error,
+    systematic,
+)
 from howhard.training.matrix import OutcomeMatrix
 
 SPEC = FeatureSpec(n_hashed=16)
@@ -99,6 +107,24 @@ def test_the_guard_stays_small_where_left_out_families_agree():
     assert "Unfamiliar ones are held to 0.25 times the error" in found.report.text()
 
 
+@pytest.mark.parametrize(("gap", "infinite"), [(0.8, True), (0.1, False)])
+def test_a_family_on_which_the_other_arm_fails_altogether_makes_the_guard_infinite(gap, infinite):
+    """Left-out families are predicted right, and gain a little: but the next one may be as the last one here is."""
+    texts, topic = prompts_of(40)
+    better = np.where(np.arange(len(texts)) % 2, 0.05, -0.05)
+    truth = 0.5 + np.where((topic == 7)[:, None], [gap / 2, -gap / 2], better[:, None] * np.array([-1, 1]))
+    matrix = matrix_of(texts, topic, truth, (1.0, 1.0))
+    found = learn_uncertainty(
+        matrix,
+        featurize(texts, SPEC),
+        fold=fold_of(matrix.families, split="prompt", folds=4, seed=0),
+        quality=truth,
+        family_quality=truth,
+        family_fold=fold_of(matrix.families, split="group", folds=8, seed=0),
+    )
+    assert math.isinf(found.report.strange_strength) == infinite
+
+
 def test_the_guard_is_strong_where_known_families_are_predicted_the_wrong_way():
     _, _, found, _ = world(-1.0, fold_says=-0.6)
     assert found.report.strength > 0.25
@@ -138,7 +164,7 @@ def test_one_arm_per_prompt_is_enough():
     matrix = matrix_of(texts, topic, quality, (1.0, 1.0))
     fold = fold_of(matrix.families, split="prompt", folds=4, seed=0)
     found = learn_uncertainty(matrix, featurize(texts, SPEC), fold=fold, quality=truth)
-    assert 0 < found.error[0, 1] < 0.15  # no prompt was given to both, but every topic was
+    assert 0 < found.floor[0, 1] < 0.15  # no prompt was given to both, but every topic was
     assert found.report.in_distribution.mean == pytest.approx(0.35, abs=0.15)
 
 
@@ -148,7 +174,7 @@ def test_differences_are_as_uncertain_as_the_formula_says(seed):
     rng = np.random.default_rng(seed)
     a, members = 3, 4
     error = rng.uniform(size=(a, a))
-    table = dict.fromkeys(("inflation", "floor", "error", "strange_se"), error + error.T)
+    table = dict.fromkeys(("inflation", "floor", "strange_se"), error + error.T)
     for array in table.values():
         np.fill_diagonal(array, 0.0)
     template = world_of_nothing()
@@ -193,10 +219,10 @@ def test_members_that_differ_more_are_trusted_less_and_their_typical_error_is_th
     wrong = truth + np.where(topic % 2, 0.2, -0.2)[:, None] * np.array([0, 1])
     fold = np.arange(len(texts)) % 4
     found = learn_uncertainty(matrix, featurize(texts, SPEC), fold=fold, quality=wrong, members=members)
-    assert found.error[0, 1] == pytest.approx(0.2, abs=0.01)
+    error = 2 * found.floor[0, 1]
+    assert error == pytest.approx(0.2, abs=0.01)
     spread = (members[:, 0] - members[:, 1]).std(axis=1, ddof=1)
-    assert np.sqrt(((found.inflation[0, 1] * spread) ** 2).mean()) == pytest.approx(found.error[0, 1])
-    assert found.floor[0, 1] == pytest.approx(found.error[0, 1] / 2)
+    assert np.sqrt(((found.inflation[0, 1] * spread) ** 2).mean()) == pytest.approx(error)
 
 
 @settings(max_examples=30, deadline=None)

@@ -60,20 +60,20 @@ def test_a_run_without_a_router_cannot_be_registered(uri):
         registry.register_router(run_id, uri=uri)
 
 
-def test_a_champion_carries_why_when_whose_place_and_its_holdout(uri, register):
+def test_a_champion_carries_why_when_whose_place_and_its_holdout(uri, register, tags_of):
     first, second = register(2)
     registry.crown(first, "there is no champion yet", holdout=some(3, 2**64 - 1), uri=uri)
     registry.challenge(second, "not surely above", uri=uri)
     assert registry.version_of(registry.CHALLENGER, uri=uri) == second
     assert registry.crown(second, "not surely above", holdout=some(3), forced="the boss said so", uri=uri) == first
     assert (champion(uri), registry.version_of(registry.CHALLENGER, uri=uri)) == (second, None)
-    tags = registry.tags_of(second, uri=uri)
+    tags = tags_of(second, uri=uri)
     assert tags["previous"] == first
     assert tags["verdict"] == "not surely above"
     assert tags["forced"].startswith("the boss said so (20")
     assert " by " in tags["promoted"]
     assert (tags["holdout"], tags["holdout_prompts"]) == (some(3).version, "1")
-    assert "forced" not in registry.tags_of(first, uri=uri)
+    assert "forced" not in tags_of(first, uri=uri)
 
 
 def test_two_champions_from_one_run_keep_their_own_holdouts(uri, register):
@@ -100,7 +100,7 @@ def test_a_holdout_that_was_not_recorded_or_is_gone_or_changed_is_told_apart(uri
         registry.holdout_of(first, uri=uri)
 
 
-def test_rolling_back_goes_from_champion_to_champion_until_the_first(uri, register):
+def test_rolling_back_goes_from_champion_to_champion_until_the_first(uri, register, tags_of):
     a, b, c = register(3)
     with pytest.raises(InputError, match="has no champion to roll back"):
         registry.rollback("", uri=uri)
@@ -109,7 +109,7 @@ def test_rolling_back_goes_from_champion_to_champion_until_the_first(uri, regist
     done = registry.rollback("it wrote in verse", uri=uri)
     assert (done.from_version, done.to_version, done.passed_over) == (c, b, ())
     assert champion(uri) == b
-    assert registry.tags_of(c, uri=uri)["rolled_back"].startswith("to version 2: it wrote in verse (20")
+    assert tags_of(c, uri=uri)["rolled_back"].startswith("to version 2: it wrote in verse (20")
     assert registry.rollback("", uri=uri).to_version == a
     with pytest.raises(InputError, match="version 1 of howhard-router is the first champion"):
         registry.rollback("", uri=uri)

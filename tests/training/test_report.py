@@ -8,7 +8,7 @@ import pytest
 from howhard.router.features import FeatureSpec
 from howhard.training.against import Against, Difference
 from howhard.training.curves import Interval
-from howhard.training.evaluate import Skipped, evaluate_splits
+from howhard.training.evaluate import Skipped, evaluate_split
 from howhard.training.fit import FitSettings
 from howhard.training.printing import bracket, number, plus_minus, share
 from howhard.training.report import Report, evaluation_text
@@ -21,7 +21,7 @@ TINY = FitSettings(components=("neighbours",), folds=2, features=FeatureSpec(n_t
 @pytest.fixture(scope="module")
 def evaluations(make_world):
     matrix = make_world(160, seconds=True).matrix
-    return evaluate_splits(matrix, settings=TINY, draws=50, folds=2)
+    return [evaluate_split(matrix, split, settings=TINY, draws=50, folds=2) for split in ("prompt", "group")]
 
 
 @pytest.fixture(scope="module")
