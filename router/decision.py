@@ -84,7 +84,7 @@ class ArmEstimate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tokens: float | None = None
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Which arm serves a prompt, and why.
 
     arm            : name of the arm chosen.

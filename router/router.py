@@ -9,7 +9,7 @@ joins them, and knows what to do when a backend fails.
 """
 
 import asyncio
-import math
+import itertools
 import threading
 import warnings
 import weakref
@@ -54,7 +54,7 @@ from ..strategies.errors import (
 from ..strategies.specs import OpenedVerifiers
 from .artifact import Manifest
 from .decision import ArmEstimate, Context, Decision, Reason
-from .estimates import Estimates
+from .estimates import Estimates, Floats
 from .objective import Objective
 from .policy import Choices, Mask, Policy, ThresholdPolicy, UtilityPolicy
 from .predictor import Predictor
@@ -294,32 +294,52 @@ class Router:
         latency = None
         if estimates.latency is not None:
             q = min(max(objective.deadline_quantile, estimates.quantiles[0]), estimates.quantiles[-1])
-            latency = estimates.latency_at(q).tolist()
-        quality, cost, benefit = estimates.quality.tolist(), estimates.cost.tolist(), estimates.benefit.tolist()
-        se, utility, feasible = estimates.benefit_se.tolist(), choices.utilities.tolist(), choices.feasible.tolist()
+            latency = estimates.latency_at(q)
+        arms, n = estimates.arms, len(estimates)
+
+        def known(values: Floats | None) -> list[Any]:
+            """One flat list, NaN as None: a list per prompt would keep the garbage collector busy in a batch."""
+            if values is None:
+                return [None] * (n * len(arms))
+            flat = values.ravel().tolist()
+            return [None if x != x else x for x in flat] if np.isnan(values).any() else flat
+
+        # As ArmEstimate's fields beside the name, prompt by prompt.
+        columns = (
+            estimates.quality.ravel().tolist(),
+            estimates.benefit.ravel().tolist(),
+            estimates.benefit_se.ravel().tolist(),
+            estimates.cost.ravel().tolist(),
+            known(latency),
+            known(choices.utilities),
+            choices.feasible.ravel().tolist(),
+            known(estimates.tokens),
+        )
+        every = [
+            ArmEstimate(
+                name=name,
+                quality=quality,
+                benefit=benefit,
+                benefit_se=se,
+                cost=cost,
+                latency=seconds,
+                utility=utility,
+                feasible=feasible,
+                tokens=tokens,
+            )
+            for name, quality, benefit, se, cost, seconds, utility, feasible, tokens in zip(
+                itertools.cycle(arms), *columns, strict=False
+            )
+        ]
         difficulty = estimates.difficulty.tolist()
-        tokens = None if estimates.tokens is None else estimates.tokens.tolist()
-        familiar = None if estimates.familiar is None else estimates.familiar.tolist()
+        familiar = [True] * n if estimates.familiar is None else estimates.familiar.tolist()
         label, version = self.policy.label, self.version
         decisions = []
         for i, index in enumerate(choices.index.tolist()):
-            rows = tuple(
-                ArmEstimate(
-                    name=name,
-                    quality=quality[i][j],
-                    benefit=benefit[i][j],
-                    benefit_se=se[i][j],
-                    cost=cost[i][j],
-                    latency=_known(latency[i][j]) if latency is not None else None,
-                    utility=_known(utility[i][j]),
-                    feasible=feasible[i][j],
-                    tokens=_known(tokens[i][j]) if tokens is not None else None,
-                )
-                for j, name in enumerate(estimates.arms)
-            )
+            rows = tuple(every[i * len(arms) : (i + 1) * len(arms)])
             decisions.append(
                 Decision(
-                    arm=estimates.arms[index],
+                    arm=arms[index],
                     arms=rows,
                     utility=rows[index].utility,
                     propensity=float(choices.propensity[i]),
@@ -329,7 +349,7 @@ class Router:
                     objective=objective,
                     policy=label,
                     router_version=version,
-                    familiar=True if familiar is None else familiar[i],
+                    familiar=familiar[i],
                     failed=failed,
                     context=context,
                 )
@@ -678,10 +698,6 @@ def _certainly_too_long(backend: Backend, request: Request) -> bool:
         return False
     count = getattr(backend, "count_tokens", None)
     return count is not None and count(Prefix(request.messages)) >= backend.context
-
-
-def _known(x: float) -> float | None:
-    return None if math.isnan(x) else x
 
 
 class _Loop:
