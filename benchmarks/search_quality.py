@@ -101,7 +101,7 @@ async def pool(backend, verifier, problem: Problem, m: int, seed: int) -> tuple[
     verdicts = await verifier.score(request, drawn)
     own = verdicts.usage.verifier_tokens - verdicts.shared.verifier_tokens
     each = (sum(g.completion_tokens for g in row) + own) / m
-    scored = [with_verdict(c, verdicts, place) for place, c in enumerate(drawn)]
+    scored = [with_verdict(c, verifier, verdicts, place) for place, c in enumerate(drawn)]
     return scored, each, float(verdicts.shared.verifier_tokens)
 
 

@@ -12,7 +12,7 @@ Nothing here runs stages; that is done in `cascade.py`.
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from .base import Candidate, Prefix, Strategy, StrategyResult, Verifier
@@ -142,7 +142,8 @@ class VerifierScore:
                 return Weighed(False, f"{run.budget_words} does not hold {self.verifier.name!r}'s reading it", chosen)
             verdicts = await run.judge(self.verifier, [chosen])
             score = verdicts.scores[0]
-            chosen = with_verdict(chosen, verdicts, 0) if chosen.score is None else chosen
+            own = with_verdict(chosen, self.verifier, verdicts, 0)
+            chosen = own if chosen.score is None else replace(chosen, proven=chosen.proven or own.proven)
         else:
             score = chosen.score
         if score is None:

@@ -247,6 +247,16 @@ class Meter:
             and (b.seconds is None or self.seconds < b.seconds)
         )
 
+    def left(self) -> Budget | None:
+        """What the budget still holds, each limit less what was spent of it; None = nothing."""
+        b = self.budget
+        tokens = None if b.tokens is None else b.tokens - self.usage.total_tokens
+        cost = None if b.cost is None else b.cost - self.usage.cost
+        seconds = None if b.seconds is None else b.seconds - self.seconds
+        if self.stopped or any(rest is not None and rest <= 0 for rest in (tokens, cost, seconds)):
+            return None
+        return Budget(tokens=tokens, cost=cost, seconds=seconds)
+
 
 # ── what comes back ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -415,6 +425,7 @@ class Candidate:
     score    : of the strategy's verifier, in [0, 1]; None where it has none.
     steps    : the verifier's score after each step, where it has them.
     feedback : the verifier's words about it ("test 3 failed: ..."), where it has them.
+    proven   : a sound verifier proved its answer right: the strategy's own, or one that judged it later.
     """
 
     text: str
@@ -423,6 +434,7 @@ class Candidate:
     score: float | None = None
     steps: tuple[float, ...] | None = None
     feedback: str | None = None
+    proven: bool = False
 
     @classmethod
     def of(cls, text: str, answer: str | None = None) -> "Candidate":

@@ -17,7 +17,7 @@ from .base import (
 from .equivalence import Equivalence, Groups, get_equivalence
 from .errors import ConfigError, nearest
 from .naming import DEFAULT_VERIFIER
-from .running import Run, best_of, demand_absolute, is_relative, proves, with_verdict
+from .running import Run, best_of, demand_absolute, is_relative, with_verdict
 from .selection import SELECTIONS, best_of_majority, weighted_best
 from .spec import Parts, StrategyFields
 from .stopping import Accepted, Fixed, StopRule, get_stop_rule
@@ -136,28 +136,28 @@ class BestOfN(Bindable):
             run, params, self.n, self.stop, equivalence=equivalence, verifier=self.verifier,
             refills=not is_relative(self.verifier),
         )  # fmt: skip
-        groups, proven = await waves.groups(), False
+        groups = await waves.groups()
         while more := waves.wanted(groups, (1.0,) * len(groups)):
             if not await waves.draw(more):
                 break
-            proven |= await self._judge(run, waves)
+            await self._judge(run, waves)
             groups = await waves.groups()
         reasons = [waves.stopped_because, *self._told(waves), *waves.notes]
+        proven = any(c.proven for c in waves.candidates)
         best = best_of(waves.candidates) if proven else self._choose(waves.candidates, groups)
         return run.result(waves.candidates, best, "; ".join(reasons), params=params, waves=waves.waves, planned=self.n)
 
-    async def _judge(self, run: Run, waves: Waves) -> bool:
-        """Have the complete samples of the last wave judged; returns whether one is proven right."""
+    async def _judge(self, run: Run, waves: Waves) -> None:
+        """Have the complete samples of the last wave judged."""
         last = waves.waves[-1]
         fresh = [i for i, c in enumerate(waves.candidates) if waves.waves[i] == last and c.generation.complete]
         if not (fresh and waves.judges):
-            return False
+            return
         verdicts = await run.judge(self.verifier, [waves.candidates[i] for i in fresh])
         for place, i in enumerate(fresh):
-            waves.candidates[i] = with_verdict(waves.candidates[i], verdicts, place)
+            waves.candidates[i] = with_verdict(waves.candidates[i], self.verifier, verdicts, place)
         if verdicts.note and verdicts.note not in waves.notes:
             waves.notes.append(verdicts.note)
-        return proves(self.verifier, verdicts)
 
     def _told(self, waves: Waves) -> list[str]:
         told = []

@@ -260,7 +260,7 @@ class _Cascading:
         place = len(self.legs)
         if place == len(self.settings.stages):
             return False
-        left = self._left()
+        left = self.run.meter.left()
         if left is None:
             self.words.append(f"{self.run.budget_words} was spent before stage {place + 1}")
             return False
@@ -269,16 +269,6 @@ class _Cascading:
         work = leg.stage.strategy.run(self.run.request, leg.backend, budget=left, trace=leg)
         self.running[asyncio.ensure_future(work)] = leg
         return True
-
-    def _left(self) -> Budget | None:
-        """What the budget still holds; None = nothing."""
-        meter, b = self.run.meter, self.run.meter.budget
-        tokens = None if b.tokens is None else b.tokens - meter.usage.total_tokens
-        cost = None if b.cost is None else b.cost - meter.usage.cost
-        seconds = None if b.seconds is None else b.seconds - meter.seconds
-        if meter.stopped or any(rest is not None and rest <= 0 for rest in (tokens, cost, seconds)):
-            return None
-        return Budget(tokens=tokens, cost=cost, seconds=seconds)
 
     def _until_hedge(self) -> float | None:
         """Seconds until the second stage starts beside the first; None = it doesn't."""

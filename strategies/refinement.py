@@ -24,7 +24,7 @@ from .base import (
 )
 from .errors import ConfigError, PromptTooLong, nearest
 from .naming import DEFAULT_VERIFIER, by_verifier, unusual
-from .running import Call, Run, best_of, candidate, demand_absolute, most_tokens, proves, with_verdict
+from .running import Call, Run, best_of, candidate, demand_absolute, most_tokens, with_verdict
 from .spec import Parts, StrategyFields
 
 CRITIQUE = """\
@@ -147,7 +147,6 @@ class _Refining:
         self.versions: list[Candidate] = []
         self.waves: list[int] = []
         self.notes: dict[str, None] = {}  # what the verifier wants told, once each
-        self.proven = False
         self.drawn = 0  # samples, so that no two share a seed
 
     async def go(self) -> StrategyResult:
@@ -208,7 +207,7 @@ class _Refining:
 
     def _good_enough(self, current: Candidate) -> str:
         name = "" if self.settings.verifier is None else repr(self.settings.verifier.name)
-        if self.proven:
+        if any(c.proven for c in self.versions):
             return f"{name} proved an answer"
         if current.score is not None and current.score >= self.settings.threshold:
             return f"{name} gave {current.score:.3g}, which is good enough,"
@@ -255,10 +254,9 @@ class _Refining:
         if judge and complete and self.settings.verifier is not None:
             verdicts = await self.run.judge(self.settings.verifier, [drawn[i] for i in complete])
             for place, i in enumerate(complete):
-                drawn[i] = with_verdict(drawn[i], verdicts, place)
+                drawn[i] = with_verdict(drawn[i], self.settings.verifier, verdicts, place)
             if verdicts.note:
                 self.notes[verdicts.note] = None
-            self.proven = self.proven or proves(self.settings.verifier, verdicts)
         self.versions += drawn
         self.waves += [wave] * n
         return drawn[-1]

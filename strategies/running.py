@@ -59,6 +59,23 @@ def most_tokens(backend: Backend, prefix: Prefix) -> int:
     return _TEMPLATE_TOKENS + sum(len(text.encode()) for text in texts)
 
 
+def gives_logprobs(backend: Backend) -> bool:
+    """Whether samples come with log-probabilities where asked for: a backend's attribute `gives_logprobs`.
+
+    It goes by the backend's settings, without I/O. False where a backend does not say: nobody then waits for what may
+    never come.
+    """
+    return getattr(backend, "gives_logprobs", False)
+
+
+def gives_confidence(backend: Backend) -> bool:
+    """Whether samples come with Generation.confidences where asked for: `gives_confidence`; see `gives_logprobs`.
+
+    How many most likely tokens they may be taken over is for the backend to say, when it is asked.
+    """
+    return getattr(backend, "gives_confidence", False)
+
+
 def reading_prices(verifier: Verifier) -> Prices | None:
     """What a verifier pays for the tokens that it reads: its `prices`; None where it reads none.
 
@@ -374,13 +391,14 @@ def answer_of(candidate: Candidate) -> str:
     return extract(candidate.text) if candidate.answer is None else candidate.answer
 
 
-def with_verdict(candidate: Candidate, verdicts: Verdicts, place: int) -> Candidate:
-    """Return the candidate with what a verifier made of it; it was the one at `place` in the call."""
+def with_verdict(candidate: Candidate, verifier: Verifier, verdicts: Verdicts, place: int) -> Candidate:
+    """Return a candidate, not a partial one, with what a verifier made of it; it stood at `place` in the call."""
     return dataclasses.replace(
         candidate,
         score=verdicts.scores[place],
         steps=None if verdicts.steps is None else verdicts.steps[place],
         feedback=None if verdicts.feedback is None else verdicts.feedback[place],
+        proven=proves(verifier, verdicts, place),
     )
 
 
@@ -397,9 +415,9 @@ def demand_absolute(verifier: Verifier, why: str, remedy: str) -> None:
         )
 
 
-def proves(verifier: Verifier, verdicts: Verdicts) -> bool:
-    """Whether one of these scores proves its answer right: a 1, of a verifier or of verdicts that are sound."""
-    return (verifier.sound or verdicts.sound) and 1.0 in verdicts.scores
+def proves(verifier: Verifier, verdicts: Verdicts, place: int) -> bool:
+    """Whether the score at `place` proves its answer right: a 1, of a verifier or of verdicts that are sound."""
+    return (verifier.sound or verdicts.sound) and verdicts.scores[place] == 1.0
 
 
 def best_of(candidates: Sequence[Candidate]) -> Candidate | None:

@@ -32,6 +32,7 @@ from .base import (
     Usage,
 )
 from .errors import BackendError, HowhardError, InputError, PromptTooLong
+from .running import gives_confidence, gives_logprobs
 
 # ── fakes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -69,6 +70,7 @@ class ScriptedBackend:
         self.held: asyncio.Event | None = None
         self._script, self._fails = script, fails
         self._confidences, self._logprob = confidences, logprob
+        self.gives_confidence, self.gives_logprobs = confidences is not None, logprob is not None
 
     def count_tokens(self, prefix: Prefix) -> int:
         """One per character of prompt and answer."""
@@ -178,6 +180,7 @@ class FailingOn:
         self.spared = 0
         self.name, self.prices = backend.name, backend.prices
         self.fingerprint, self.context = backend.fingerprint, backend.context
+        self.gives_logprobs, self.gives_confidence = gives_logprobs(backend), gives_confidence(backend)
 
     def generate(self, prefixes: Sequence[Prefix], *, n: int, params: SamplingParams, apart: bool = False) -> Batch:
         """See Backend."""
@@ -201,6 +204,7 @@ class Noting:
         self.calls: list[tuple[tuple[Prefix, ...], int, SamplingParams]] = []
         self.name, self.prices = backend.name, backend.prices
         self.fingerprint, self.context = backend.fingerprint, backend.context
+        self.gives_logprobs, self.gives_confidence = gives_logprobs(backend), gives_confidence(backend)
 
     def generate(self, prefixes: Sequence[Prefix], *, n: int, params: SamplingParams, apart: bool = False) -> Batch:
         """See Backend."""

@@ -98,6 +98,9 @@ class LocalBackend:
     template. `served` adds up what all calls have spent, to check accounts against.
     """
 
+    gives_logprobs = True
+    gives_confidence = True
+
     def __init__(
         self,
         name: str,

@@ -104,7 +104,8 @@ class OpenAIBackend(VLLMBackend):
         self.stops_there = stop_told
         self.advice = _advice(usage_told=usage_told, going_on=self.can_continue)
         self._max_tokens_field, self._thinking_field = max_tokens_field, thinking_field
-        self._logprobs, self._max_logprobs = logprobs, max_logprobs
+        self.gives_logprobs, self.gives_confidence = logprobs, logprobs and max_logprobs > 0
+        self._max_logprobs = max_logprobs
         self._usage_told = usage_told
 
     def _address(self, url: str) -> str:
@@ -138,7 +139,7 @@ class OpenAIBackend(VLLMBackend):
             body["stop"] = p.stop
         if p.thinking_tokens is not None and self._thinking_field is not None:
             body[self._thinking_field] = p.thinking_tokens
-        wanted = self._logprobs and (p.logprobs or p.confidence_of > 0)
+        wanted = self.gives_logprobs and (p.logprobs or p.confidence_of > 0)
         if self.template is not None:
             body["prompt"] = self._written(prefix)
             return "/completions", body | ({"logprobs": max(1, p.confidence_of)} if wanted else {})
@@ -176,7 +177,7 @@ class OpenAIBackend(VLLMBackend):
             if missing:
                 raise ConfigError(f"the template of {self.name!r} has no entry for the role {min(missing)!r}")
         if params.confidence_of:
-            if not self._logprobs:
+            if not self.gives_logprobs:
                 raise ConfigError(
                     f"confidence_of={params.confidence_of!r}: {self.name!r} gives no log-probabilities (its setting "
                     "logprobs = false)"

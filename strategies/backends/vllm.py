@@ -513,6 +513,8 @@ class VLLMBackend:
     stops_there = True  # stop strings are sent, and the server tells which one ended a sample
     keeps_stop = True  # the server leaves the stop string in the text where that is asked for
     counts_each = True  # usage beside one choice counts that sample alone
+    gives_logprobs = True
+    gives_confidence = True  # over as many tokens as its --max-logprobs allows, which it does not tell
     tokens_per_event = 16  # of each sample, in calls that several share
     base_path = "/v1"  # what stands before every path of the protocol
     server_kind = "a vLLM server"

@@ -42,6 +42,7 @@ class Branch:
     score: float | None = None
     step_scores: tuple[float, ...] | None = None
     feedback: str | None = None
+    proven: bool = False
     copies: int = 1
     drawn: int = 0
     children: list["Branch"] = field(default_factory=list)
@@ -97,7 +98,9 @@ class Branch:
         if not self.finished and whole.finish_reason == "stop":
             whole = dataclasses.replace(whole, finish_reason="length")
         own = candidate(whole, text=self.prefix.answer)
-        return dataclasses.replace(own, score=self.score, steps=self.step_scores, feedback=self.feedback)
+        return dataclasses.replace(
+            own, score=self.score, steps=self.step_scores, feedback=self.feedback, proven=self.proven
+        )
 
 
 def _joined(steps: Sequence[Generation]) -> Generation:

@@ -468,6 +468,7 @@ class _Search:
                 branch.score = verdicts.scores[i]
                 branch.step_scores = verdicts.steps[i] if verdicts.steps is not None else None
                 branch.feedback = verdicts.feedback[i] if verdicts.feedback is not None else None
+                branch.proven = not partial and proves(s.verifier, verdicts, i)
             if verdicts.note:
                 self._notes[verdicts.note] = None
             if partial and group and not run.out_of_time:
@@ -475,7 +476,7 @@ class _Search:
                 self._unguided = self._unguided or unjudged == len(group)
                 self._unjudged += unjudged
                 self._judged += len(group) - unjudged
-            if not partial and proves(s.verifier, verdicts):
+            if any(branch.proven for branch in group):
                 return True
         return False
 

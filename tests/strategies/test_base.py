@@ -22,6 +22,7 @@ from howhard.strategies import (
     as_messages,
 )
 from howhard.strategies.errors import ConfigError, InputError, nearest
+from howhard.strategies.running import gives_confidence, gives_logprobs
 
 counts = st.integers(min_value=0, max_value=10**9)
 
@@ -111,6 +112,31 @@ def test_a_meter_allows_what_keeps_every_limit():
     now[0] = 2.0
     assert not meter.allows()
     assert Meter(None).allows(tokens=10**12, cost=1e12)
+
+
+def test_what_is_left_of_a_budget_is_a_budget_until_one_limit_is_reached_or_the_run_is_stopped():
+    now = [0.0]
+    meter = Meter(Budget(tokens=10, cost=5.0, seconds=2.0), clock=lambda: now[0])
+    assert meter.left() == meter.budget
+    meter.book(Usage(prompt_tokens=4, completion_tokens=2, verifier_tokens=1, cost=3.0))
+    now[0] = 0.5
+    assert meter.left() == Budget(tokens=3, cost=2.0, seconds=1.5)
+    meter.stopped = True
+    assert meter.left() is None
+    for spent in (Usage(completion_tokens=10), Usage(cost=5.0)):
+        meter = Meter(Budget(tokens=10, cost=5.0, seconds=2.0), clock=lambda: 0.0)
+        meter.book(spent)
+        assert meter.left() is None
+    meter = Meter(Budget(seconds=2.0), clock=lambda: now[0])
+    now[0] = 2.5
+    assert meter.left() is None
+    assert Meter(None).left() == Budget()
+
+
+def test_a_backend_that_does_not_say_what_it_gives_is_taken_to_give_neither():
+    silent = type("Silent", (), {})()
+    assert not gives_logprobs(silent)
+    assert not gives_confidence(silent)
 
 
 @pytest.mark.parametrize("limit", ["tokens", "seconds", "cost"])

@@ -1,6 +1,7 @@
 """Single pass and best-of-N on scripted texts."""
 
 import asyncio
+import dataclasses
 import math
 
 import pytest
@@ -475,6 +476,27 @@ def test_a_stream_can_be_cancelled_and_keeps_what_it_drew():
 
 
 # settings
+
+
+@pytest.mark.parametrize(
+    "sound, by_call, proven",
+    [(True, False, [True, False, False]), (False, True, [True, False, False]), (False, False, [False] * 3)],
+    ids=["verifier", "verdicts", "neither"],
+)
+def test_a_candidate_is_proven_by_a_1_of_a_verifier_or_of_verdicts_that_are_sound(sound, by_call, proven):
+    class Told(Table):
+        async def score(self, request, candidates, *, partial=False):
+            return dataclasses.replace(await super().score(request, candidates), sound=by_call)
+
+    verifier = Told({"Answer: 1": 1.0, "Answer: 2": 0.999})
+    verifier.sound = sound
+    result = run(BestOfN(n=3, verifier=verifier, params=PARAMS), backend("Answer: 1", "Answer: 2", "Answer: 3"))
+    assert [c.proven for c in result.candidates] == proven
+
+
+def test_a_vote_of_all_for_one_answer_proves_nothing():
+    result = run(BestOfN(n=2, verifier=Vote(), params=PARAMS), backend("Answer: 1"))
+    assert [(c.score, c.proven) for c in result.candidates] == [(1.0, False)] * 2
 
 
 @pytest.mark.parametrize("selection", ["best", "weighted", "majority"])

@@ -136,6 +136,21 @@ def test_a_verifier_of_the_rules_own_judges_what_a_single_pass_said_and_is_bille
     assert (first["candidate"].score, first["verifier"], first["verifier_tokens"]) == (0.3, "prm", 1)
 
 
+@pytest.mark.parametrize("first, score", [(SINGLE, 1.0), (votes(), 0.75)], ids=["unscored", "scored"])
+def test_an_answer_that_a_rules_sound_verifier_proves_is_proven_whoever_scored_it(first, score):
+    class Exact(Digits):
+        sound = True
+
+        async def score(self, request, candidates, *, partial=False):
+            return Verdicts(tuple(float(c.text == "4") for c in candidates))
+
+    stages = [Stage(first, accept=VerifierScore(1.0, verifier=Exact("check"))), Stage(SINGLE)]
+    result, events = traced(Cascade(stages), backend("4", "4", "4", "5"))
+    [chosen] = [fields["candidate"] for event, fields in events if event == "sample" and fields["chosen"]]
+    assert (result.answer, chosen.score, chosen.proven) == ("4", score, True)
+    assert sum(c.proven for c in result.candidates) == 1
+
+
 def test_where_the_budget_does_not_hold_the_rules_verifier_the_answer_is_not_accepted():
     class Dear(Digits):
         prices = Prices(prompt=1e6, completion=0.0)

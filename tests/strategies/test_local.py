@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from howhard.strategies import Prefix, Prices, SamplingParams, as_messages
 from howhard.strategies.errors import BackendError, ConfigError, InputError, PromptTooLong
+from howhard.strategies.running import gives_confidence, gives_logprobs
 
 torch = pytest.importorskip("torch")
 
@@ -277,6 +278,11 @@ def test_the_end_token_is_counted_and_is_not_text(local):
         assert sample.completion_tokens == len(sample.token_ids) == len(sample.logprobs)
         assert "</s>" not in sample.text
         assert sample.seconds > 0
+
+
+def test_it_says_that_it_gives_log_probabilities_and_confidences(local):
+    assert gives_logprobs(local)
+    assert gives_confidence(local)
 
 
 def test_log_probabilities_are_left_out_where_nobody_asked(local):

@@ -15,6 +15,7 @@ from howhard.strategies import BackendSpec, Message, OpenAISpec, Prefix, Prices,
 from howhard.strategies.backends.openai import OpenAIBackend
 from howhard.strategies.backends.vllm import VLLMBackend, _Drawn
 from howhard.strategies.errors import BackendError, ConfigError, ModelNotServed
+from howhard.strategies.running import gives_confidence, gives_logprobs
 
 from .scripted_server import Running, begin, events, hang_up, piece, sse, status, total
 
@@ -399,6 +400,27 @@ def test_a_spec_opens_it_with_every_setting():
 def test_a_spec_refuses_what_the_backend_would(more):
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"kind": "openai", "url": "http://x", "model": "m"} | more, BackendSpec)
+
+
+@pytest.mark.parametrize(
+    "settings, logprobs, confidence",
+    [
+        ({}, True, True),
+        ({"max_logprobs": 1}, True, True),
+        ({"max_logprobs": 0}, True, False),
+        ({"logprobs": False}, False, False),
+    ],
+)
+def test_its_settings_say_what_it_gives_before_anything_is_sent(server, settings, logprobs, confidence):
+    served = backend(server, **settings)
+    assert (gives_logprobs(served), gives_confidence(served)) == (logprobs, confidence)
+    assert server.bodies == []
+
+
+def test_a_vllm_server_gives_both():
+    served = VLLMBackend("large", url="http://host", model="m", prices=Prices(prompt=1, completion=10))
+    assert gives_logprobs(served)
+    assert gives_confidence(served)
 
 
 def test_a_vllm_spec_hands_its_settings_on():

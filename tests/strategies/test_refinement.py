@@ -69,6 +69,7 @@ def test_the_verifiers_words_are_fed_back_in_a_chat_until_it_proves_an_answer():
     result = chat.run(refine(tests))
     assert (result.answer, len(result.candidates)) == ("4", 2)
     assert "'best' proved an answer after 1 round" in result.stopped_because
+    assert [c.proven for c in result.candidates] == [False, True]
     draft, fix = chat.asked
     assert [m.role for m in draft] == ["user"]
     assert [m.role for m in fix] == ["user", "assistant", "user"]

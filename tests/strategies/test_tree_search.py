@@ -126,6 +126,7 @@ def test_a_proof_ends_the_search():
     result = run(TreeSearch(width=3, branches=2, verifier=verifier, params=params), on, prompt)
     assert result.text == right
     assert result.stopped_because == "'best' proved a solution at level 2"
+    assert [c.text for c in result.candidates if c.proven] == [right]
 
 
 def test_a_wrong_solution_is_no_proof():
