@@ -164,6 +164,7 @@ async def _collect(
                 temperature=settings.temperature,
                 top_p=settings.top_p,
                 max_tokens=settings.max_tokens,
+                confidence_of=settings.confidence_of,
                 seed=settings.seed,
             ),
             "log": log,

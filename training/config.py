@@ -31,6 +31,8 @@ class CollectConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     samples         : samples per prompt and backend, drawn once; any best-of-N or vote up to it is derived.
     temperature, top_p, max_tokens : how they are drawn. Arms that don't set their own take these, so that
                       what is derived from the samples is what the arm would have done.
+    confidence_of   : log each sample's confidence (DeepConf's), over so many most likely tokens; 0 = don't. A server
+                      sends them all: vLLM 20 at most by default. Samples that are in the log already stay without.
     seed            : of the draws; None = not reproducible.
     latency_prompts : on so many prompts every arm is run alone, one at a time, to measure its latency.
     concurrency     : calls in flight at once.
@@ -40,6 +42,7 @@ class CollectConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 512
+    confidence_of: int = 0
     seed: int | None = 0
     latency_prompts: int = 16
     concurrency: int = 64
@@ -48,8 +51,9 @@ class CollectConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         for name in ("samples", "max_tokens", "concurrency"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.latency_prompts < 0:
-            raise ValueError(f"latency_prompts={self.latency_prompts} must not be negative")
+        for name in ("latency_prompts", "confidence_of"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
 
 _DEFAULTS = CollectConfig()
@@ -383,6 +387,7 @@ strategy = { kind = "single" }
 samples = 16                          # per prompt and backend, drawn once; arms up to 16 are derived
 temperature = 0.8
 max_tokens = 1024
+# confidence_of = 20                  # log how sure the model was of each sample, over so many most likely tokens
 latency_prompts = 16                  # every arm is run alone on so many prompts, for its latency
 
 # [fit]                               # howhard train --config howhard.toml; these are the defaults

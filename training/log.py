@@ -287,7 +287,8 @@ class Log:
             parts = [_read_part(path) for path in self._parts(table)]
         if not parts:
             return tables.from_arrow(table, tables.schema(table).empty_table())
-        return tables.from_arrow(table, pa.concat_tables(parts))
+        # Parts that an older howhard wrote lack the optional columns that came since: null there.
+        return tables.from_arrow(table, pa.concat_tables(parts, promote_options="default"))
 
     def _read(self, table: str, *, attempts: int = 1) -> pd.DataFrame:
         """Read a table; `attempts` rows at most are kept of a sample that has only failed."""

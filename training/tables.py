@@ -21,6 +21,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..strategies.base import Generation, Prices, Prompt, SamplingParams, as_messages
+from ..strategies.confidence import WINDOW, groups
 from ..strategies.errors import TableError, nearest
 
 SCHEMA_VERSION = 1
@@ -120,6 +121,7 @@ SAMPLES: tuple[Column, ...] = (
     _share("quality", "the grader's judgement; null where it was not judged (failed samples)", nullable=True),
     Column("verdicts", "verdicts", "what each verifier made of it"),
     Column("mean_logprob", "float", "mean log-probability per token", nullable=True),
+    _amount("confidence", "DeepConf's, of its least confident group of tokens; null = not asked for", nullable=True),
     _str("finish_reason", "only `stop` is a complete answer", words=("stop", "length", "cancelled", "error")),
     _count("prompt_tokens", "length of the prompt"),
     _count("cached_tokens", "those of them that the server had cached"),
@@ -257,7 +259,8 @@ def drawn_cells(generation: Generation, prices: Prices) -> dict[str, Any]:
     """What a generation took, as columns of the samples table; its prompt's cost stands apart."""
     g = generation
     return {
-        "mean_logprob": g.mean_logprob if g.mean_logprob is not None and math.isfinite(g.mean_logprob) else None,
+        "mean_logprob": _finite(g.mean_logprob),
+        "confidence": _finite(min(groups(g.confidences, WINDOW)) if g.confidences else None),
         "finish_reason": g.finish_reason,
         "prompt_tokens": g.prompt_tokens,
         "cached_tokens": g.cached_tokens,
@@ -266,6 +269,10 @@ def drawn_cells(generation: Generation, prices: Prices) -> dict[str, Any]:
         "prompt_cost": prices.cost(prompt=g.prompt_tokens, completion=0, cached=g.cached_tokens),
         "seconds": g.seconds,
     }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 # ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────

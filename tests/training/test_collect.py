@@ -165,6 +165,20 @@ def test_every_sample_is_drawn_graded_and_scored_once(tmp_path):
     assert len(backend.calls) == 6
 
 
+@pytest.mark.parametrize("confidence_of, logged", [(20, [2.0] * 24), (0, [None] * 24)])
+def test_the_confidence_of_each_sample_is_logged_where_it_is_asked_for(tmp_path, confidence_of, logged):
+    class Sure(Dice):
+        def generate(self, prefixes, *, n, params, apart=False):
+            sure = (1.0, 3.0) if params.confidence_of == 20 else None
+            self.spoil = lambda prompt, i, generation: dataclasses.replace(generation, confidences=sure)
+            return super().generate(prefixes, n=n, params=params)
+
+    with Log(tmp_path) as log:
+        run(log, backend=Sure(), params=PARAMS.but(seed=3, confidence_of=confidence_of))
+        confidence = log.samples()["confidence"]
+    assert [None if pd.isna(value) else value for value in confidence] == logged
+
+
 def test_nothing_is_drawn_of_a_backend_that_judges_ask_and_no_arm_answers_from(tmp_path):
     judged = ArmSpec(backend="small", strategy=BestOfNSpec(n=2, verifier="judge", **SAMPLING))
     small = Dice("small")

@@ -1,8 +1,11 @@
 import numpy as np
 import pandas as pd
+import pytest
 
-from howhard.training import tracking
-from howhard.training.commands import held_out, import_source, load_source
+from howhard.strategies import ArmSpec, LocalSpec, SingleSpec
+from howhard.training import tables, tracking
+from howhard.training.commands import collect, held_out, import_source, load_source
+from howhard.training.config import CollectConfig, Config
 from howhard.training.duplicates import clusters_of
 from howhard.training.log import Log
 
@@ -29,6 +32,20 @@ def test_a_collection_in_mlflow_is_imported_as_the_log_that_it_was(mlflow_uri, t
     )
     assert (report.prompts, report.outcomes, report.samples) == (1, 2, 0)
     assert load_source(tmp_path / "again").matrix.families == ("kin",)
+
+
+def test_the_confidence_that_a_configuration_asks_for_is_in_the_log(mlflow_uri, tmp_path):
+    pytest.importorskip("torch")
+    backends = {"tiny": LocalSpec(model="tiny-small")}
+    arms = [ArmSpec(backend="tiny", strategy=SingleSpec(max_tokens=8))]
+    rows = [{"prompt_id": "a", "text": "1 + 2", "group": "g", "reference": "3", "grader": "exact"}]
+    prompts = tables.validate_prompts(tables.fill("prompts", rows))
+    for of in (0, 20):
+        settings = CollectConfig(samples=2, max_tokens=8, latency_prompts=0, confidence_of=of)
+        config = Config(backends=backends, arms=arms, collect=settings)
+        collect(config, prompts, tmp_path / f"{of}", tracking_uri=mlflow_uri, quiet=True)
+    assert Log.open(tmp_path / "0").samples()["confidence"].isna().all()
+    assert (Log.open(tmp_path / "20").samples()["confidence"] > 0).all()
 
 
 def test_a_table_without_groups_is_one_family_of_the_files_name(tmp_path):

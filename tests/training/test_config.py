@@ -11,6 +11,8 @@ def test_the_printed_example_is_a_valid_configuration():
     config = parse_config(EXAMPLE)
     assert [arm.name for arm in config.arms] == ["small/single", "small/vote_of_8", "large/single"]
     assert config.collect.samples == 16
+    asking = parse_config(EXAMPLE.replace("# confidence_of = 20", "confidence_of = 20"))
+    assert (config.collect.confidence_of, asking.collect.confidence_of) == (0, 20)
 
 
 def test_arms_take_the_sampling_settings_of_collect_unless_they_set_their_own():
@@ -47,6 +49,7 @@ def test_a_url_and_a_model_stand_for_one_backend_with_votes():
         ('kind = "single"', 'kind = "singel"', "'singel'; did you mean 'single'"),
         ("samples = 16", 'samples = "x"', "collect.samples: Expected `int`, got `str`"),
         ("samples = 16", "samples = 0", "samples=0 must be at least 1"),
+        ("# confidence_of = 20", "confidence_of = -1", "collect: confidence_of=-1 must not be negative"),
         ("prompt = 2e-8", "prompt = -1", "prices.prompt=-1"),
         ("prompt = 2e-8", "prompt = nan", "prices.prompt=nan"),
         ('url = "http://127.0.0.1:8000/v1"', 'url = "127.0.0.1"', "it must begin with http://"),

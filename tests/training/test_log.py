@@ -70,6 +70,19 @@ def test_a_new_log_is_empty_but_has_its_columns(tmp_path):
         assert list(frame.columns) == tables.schema(table).names
 
 
+def test_a_log_of_an_older_howhard_reads_as_null_where_it_lacks_an_optional_column_and_goes_on(tmp_path):
+    with Log(tmp_path) as log:
+        log.append_samples([sample(0)])
+    part = tmp_path / "samples" / "part-000001.parquet"
+    pq.write_table(pq.read_table(part).drop_columns(["confidence"]), part)
+    assert Log.open(tmp_path).samples()["confidence"].isna().tolist() == [True]
+    with Log(tmp_path) as log:
+        assert log.append_samples([sample(0), sample(1, confidence=2.5)]) == 1
+    read = Log.open(tmp_path).samples()
+    assert read["confidence"].isna().tolist() == [True, False]
+    assert read["confidence"][1] == 2.5
+
+
 def test_rows_that_are_there_are_not_written_again(tmp_path):
     with Log(tmp_path) as log:
         log.append_samples([sample(0)])

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from howhard.strategies.base import SamplingParams
+from howhard.strategies.base import Generation, Prices, SamplingParams
+from howhard.strategies.confidence import WINDOW
 from howhard.strategies.errors import TableError
 from howhard.training import tables
 
@@ -152,6 +153,27 @@ def test_params_that_do_not_change_the_draw_are_not_part_of_the_key():
     assert tables.params_json(base) != tables.params_json(base.but(stop=("\n",)))
     assert tables.params_json(base) != tables.params_json(base.but(thinking_tokens=64))
     assert tables.params_json(base) != tables.params_json(base.but(reasoning_effort="low"))
+
+
+@pytest.mark.parametrize(
+    "confidences, logged",
+    [
+        ((1.0, 2.0, 6.0), 3.0),  # a text shorter than a group is one group
+        ((2.0,) * WINDOW + (0.0,), 2.0 - 2.0 / WINDOW),
+        ((float("inf"), 1.0), None),  # of a token that the model had ruled out
+        ((), None),
+        (None, None),
+    ],
+)
+def test_the_confidence_of_a_sample_is_that_of_its_least_confident_group(confidences, logged):
+    drawn = Generation(
+        text="4", finish_reason="stop", completion_tokens=3, prompt_tokens=3, logprobs=(-1.0,), confidences=confidences
+    )
+    cells = tables.drawn_cells(drawn, Prices(prompt=1.0, completion=2.0))
+    assert cells["confidence"] == (None if logged is None else pytest.approx(logged))
+    assert cells["mean_logprob"] == -1.0
+    row = tables.validate_samples(samples(**cells)).iloc[0]
+    assert pd.isna(row["confidence"]) == (logged is None)
 
 
 def test_another_schema_version_says_what_to_do():
