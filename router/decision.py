@@ -24,6 +24,8 @@ class Reason(StrEnum):
     HARD = "hard"
     LIMITED = "limited"
     BACKEND_FAILED = "backend_failed"
+    PROVEN = "proven"
+    LIMITS_REACHED = "limits_reached"
 
     @property
     def sentence(self) -> str:
@@ -43,6 +45,8 @@ _SENTENCES = {
     Reason.HARD: "The prompt looks hard: its difficulty reaches the upper threshold.",
     Reason.LIMITED: "The arm for this difficulty breaks a hard limit; the nearest that keeps them was taken.",
     Reason.BACKEND_FAILED: "The first choice's backend failed before it answered; this arm is the next best.",
+    Reason.PROVEN: "A sound verifier proved the answer in hand right.",
+    Reason.LIMITS_REACHED: "Nothing more keeps the hard limits, so the answer in hand is the answer.",
 }
 
 

@@ -1,7 +1,7 @@
-"""Boosted trees whose leaves hold a value for every arm: a component of the quality (components.py).
+"""Boosted trees whose leaves hold several values: a component of the quality (components.py), and what plans know.
 
-A prompt walks down each tree once, whatever the number of arms; 240 trees take about as long as 40 that are pooled over
-eight arms.
+A row walks down each tree once, whatever the number of arms (of actions, in a plan); 240 trees take about as long as 40
+that are pooled over eight arms.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,21 +18,20 @@ from .trees import BoundForest, read_forest, split_models
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class JointTreesComponent:
-    """Trees of K members over the dense features.
+class JointForest:
+    """Trees of K members, whose leaves hold a row of v values each.
 
     texts  : LightGBM text models, one per member; a leaf's value is its row in the member's table.
-    tables : float32 (leaves of the member, a) each, log-odds.
+    tables : float32 (leaves of the member, v) each.
     """
 
-    name: str
     texts: tuple[str, ...]
     tables: tuple[NDArray[np.float32], ...]
     bound: BoundForest
     _values: Floats
 
     @classmethod
-    def of(cls, name: str, texts: Sequence[str], tables: Sequence[NDArray[np.float32]]) -> "JointTreesComponent":
+    def of(cls, name: str, texts: Sequence[str], tables: Sequence[NDArray[np.float32]]) -> "JointForest":
         """Parse the models. Raises ArtifactError for one that is damaged, or does not fit its table."""
         forest = read_forest(texts, names=[f"model {i} of {name}" for i in range(len(texts))])
         sizes = np.array([len(t) for t in tables])
@@ -42,21 +41,20 @@ class JointTreesComponent:
         if (row != forest.leaf_value).any() or (row < 0).any() or (row >= sizes[of_leaf]).any():
             raise ArtifactError(f"{name}: the trees' leaves do not fit their tables: train the router anew")
         values = np.concatenate(tables).astype(np.float64)[row + (np.cumsum(sizes) - sizes)[of_leaf]]
-        return cls(name, tuple(texts), tuple(tables), forest.bind(np.empty((1, 0))), values)
+        return cls(tuple(texts), tuple(tables), forest.bind(np.empty((1, 0))), values)
 
-    def added(self, x: Features) -> Floats:
-        """Log-odds (n, a, K) that each prompt adds to each arm's base, of every member."""
-        sums = self.bound.summed(x.dense, self._values)
-        return np.ascontiguousarray(sums.transpose(0, 2, 1))
+    def summed(self, rows: Floats) -> Floats:
+        """Sums (n, K, v) over the trees of each member, for rows (n, features)."""
+        return self.bound.summed(rows, self._values)
 
-    def pack(self) -> dict[str, bytes]:
-        """The files that `read` makes the same component from."""
+    def pack(self, name: str) -> dict[str, bytes]:
+        """The files that `read` makes the same forest from."""
         arrays = {f"leaves_{k}": table for k, table in enumerate(self.tables)}
-        return {f"{self.name}.txt": "".join(self.texts).encode(), f"{self.name}.npz": pack_arrays(**arrays)}
+        return {f"{name}.txt": "".join(self.texts).encode(), f"{name}.npz": pack_arrays(**arrays)}
 
     @classmethod
-    def read(cls, files: Mapping[str, bytes], *, name: str, arms: int, members: int) -> "JointTreesComponent":
-        """Make the component from its files. Raises ArtifactError for one missing or damaged."""
+    def read(cls, files: Mapping[str, bytes], *, name: str, values: int, members: int) -> "JointForest":
+        """Make a forest of `values` per leaf from its files. Raises ArtifactError for one missing or damaged."""
         texts = split_models(files, f"{name}.txt", members)
         if f"{name}.npz" not in files:
             raise ArtifactError(f"the router lacks {name}.npz: train it anew")
@@ -64,9 +62,35 @@ class JointTreesComponent:
         tables = []
         for k in range(members):
             table = arrays.get(f"leaves_{k}")
-            if table is None or table.dtype != np.float32 or table.ndim != 2 or table.shape[1] != arms:
-                raise ArtifactError(f"{name}.npz: leaves_{k} must be float32 (leaves, {arms}): train the router anew")
+            if table is None or table.dtype != np.float32 or table.ndim != 2 or table.shape[1] != values:
+                raise ArtifactError(f"{name}.npz: leaves_{k} must be float32 (leaves, {values}): train the router anew")
             if not np.isfinite(table).all():
                 raise ArtifactError(f"{name}.npz: leaves_{k} holds a value that is not finite: train the router anew")
             tables.append(table)
         return cls.of(name, texts, tables)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JointTreesComponent:
+    """Trees of K members over the dense features; a leaf holds the log-odds that it adds to every arm."""
+
+    name: str
+    forest: JointForest
+
+    @classmethod
+    def of(cls, name: str, texts: Sequence[str], tables: Sequence[NDArray[np.float32]]) -> "JointTreesComponent":
+        """Parse the models; as `JointForest.of`."""
+        return cls(name, JointForest.of(name, texts, tables))
+
+    def added(self, x: Features) -> Floats:
+        """Log-odds (n, a, K) that each prompt adds to each arm's base, of every member."""
+        return np.ascontiguousarray(self.forest.summed(x.dense).transpose(0, 2, 1))
+
+    def pack(self) -> dict[str, bytes]:
+        """The files that `read` makes the same component from."""
+        return self.forest.pack(self.name)
+
+    @classmethod
+    def read(cls, files: Mapping[str, bytes], *, name: str, arms: int, members: int) -> "JointTreesComponent":
+        """Make the component from its files. Raises ArtifactError for one missing or damaged."""
+        return cls(name, JointForest.read(files, name=name, values=arms, members=members))

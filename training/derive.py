@@ -274,8 +274,8 @@ def _blocks(rows: pd.DataFrame) -> list[_Block]:
             "prompt_cost",
         )
     }
-    labels = _labels(rows, complete)
-    verdicts = _verdict_columns(rows["verdicts"].tolist())
+    labels = labels_of(rows, complete)
+    verdicts = verdict_columns(rows["verdicts"].tolist())
     starts = [i for i, one in enumerate(ids) if i == 0 or ids[i - 1] != one]
     ends = [*starts[1:], len(ids)]
     by_count: dict[int, list[int]] = {}
@@ -296,7 +296,7 @@ def _blocks(rows: pd.DataFrame) -> list[_Block]:
     return blocks
 
 
-def _labels(rows: pd.DataFrame, complete: Array) -> Array:
+def labels_of(rows: pd.DataFrame, complete: Array) -> Array:
     """Number the canonical answers; answers that an older extractor read are read from the text again."""
     forms: dict[str, str] = {}
     numbers: dict[str, int] = {}
@@ -341,7 +341,7 @@ class _Judged:
         return any_complete * getattr(self, f"prompt_{name}").max(axis=1) + k * getattr(self, name).mean(axis=1)
 
 
-def _verdict_columns(cells: list[list[dict]]) -> dict[str, _Judged]:
+def verdict_columns(cells: list[list[dict]]) -> dict[str, _Judged]:
     columns: dict[str, _Judged] = {}
     for row, verdicts in enumerate(cells):
         for verdict in verdicts:
@@ -420,7 +420,7 @@ def _derive_arm(
     if not is_derivable(arm):
         raise InputError(f"arm {arm.name!r} cannot be derived from samples: run it")
     k = strategy.n if isinstance(strategy, BestOfNSpec) else 1
-    leaves = _leaves(arm.name, strategy.verifier, verifiers) if isinstance(strategy, BestOfNSpec) else []
+    leaves = leaves_of(arm.name, strategy.verifier, verifiers) if isinstance(strategy, BestOfNSpec) else []
     blocks = sampled.blocks(arm)
     enough = [block for block in blocks if block.m >= k]
     few = sum(len(block.prompt_ids) for block in blocks if block.m < k)
@@ -512,11 +512,11 @@ def _select(block: _Block, arm: ArmSpec, k: int, leaves: Sequence[tuple[str, boo
     return result
 
 
-def _leaves(arm: str, name: str, verifiers: Mapping[str, VerifierSpec]) -> list[tuple[str, bool]]:
+def leaves_of(arm: str, name: str, verifiers: Mapping[str, VerifierSpec]) -> list[tuple[str, bool]]:
     """The verifiers that are asked in turn, each with whether it is a vote (which always judges)."""
     if name not in verifiers:
         raise InputError(f"arm {arm!r} wants verifier {name!r}{nearest(name, verifiers)}")
     spec = verifiers[name]
     if isinstance(spec, FirstOfSpec):
-        return [leaf for inner in spec.verifiers for leaf in _leaves(arm, inner, verifiers)]
+        return [leaf for inner in spec.verifiers for leaf in leaves_of(arm, inner, verifiers)]
     return [(name, isinstance(spec, VoteSpec))]

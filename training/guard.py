@@ -189,7 +189,7 @@ def learn_uncertainty(
     settings = settings or GuardSettings()
     family = np.unique(np.asarray(matrix.families, dtype=str), return_inverse=True)[1]
     families = int(family.max()) + 1
-    error = pairwise_error(quality, matrix, family)
+    error = pairwise_error(quality, matrix.quality, family)
     inflation, floor = _inflation(error, members)
     distance = left_out_distances(x.dense, fold, centres=settings.centres, seed=seed)
     description = describe(x.dense, centres=settings.centres, seed=seed)
@@ -211,7 +211,7 @@ def learn_uncertainty(
         )
         strange_error = error
     else:
-        strange_error = pairwise_error(family_quality, matrix, family, cells_only=True)
+        strange_error = pairwise_error(family_quality, matrix.quality, family, cells_only=True)
         away = left_out_distances(x.dense, family_fold, centres=settings.centres, seed=seed)
         unknown = _Judge(matrix, family_quality, family_cost, error, tried, settings, rows, family, strange_error)
         found = _choose(known, unknown, distance, away, settings, rows)
@@ -441,7 +441,7 @@ def _paid(outcome: np.ndarray, expected: np.ndarray) -> np.ndarray:
 
 
 def pairwise_error(
-    quality: np.ndarray, matrix: OutcomeMatrix, family: np.ndarray, *, cells_only: bool = False
+    quality: np.ndarray, outcome: np.ndarray, family: np.ndarray, *, cells_only: bool = False
 ) -> np.ndarray:
     """Root mean square error (a, a) of the predicted differences of two arms, the outcomes' noise taken out.
 
@@ -454,10 +454,10 @@ def pairwise_error(
     mean of a cell is the difference of the arms' own means in it, each with its own variance. An arm with fewer than
     two outcomes has the largest error of the others, 1 where there is none.
 
-    family : int (n,).
+    quality, outcome : (n, a), predicted and realised, NaN where an arm was not run.   family : int (n,).
     """
     a = quality.shape[1]
-    residual = matrix.quality - quality
+    residual = outcome - quality
     error = np.full((a, a), np.nan)
     np.fill_diagonal(error, 0.0)
     for i in range(a):

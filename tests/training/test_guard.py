@@ -260,9 +260,9 @@ def test_noise_alone_is_no_error_of_the_prediction(sparse):
     if sparse:
         quality[np.arange(len(texts)), rng.integers(2, size=len(texts))] = np.nan
     matrix = matrix_of(texts, topic, quality, (1.0, 1.0))
-    assert pairwise_error(truth, matrix, topic)[0, 1] < 0.06
+    assert pairwise_error(truth, matrix.quality, topic)[0, 1] < 0.06
     biased = truth + np.array([0.0, 0.3])
-    assert pairwise_error(biased, matrix, topic)[0, 1] == pytest.approx(0.3, abs=0.06)
+    assert pairwise_error(biased, matrix.quality, topic)[0, 1] == pytest.approx(0.3, abs=0.06)
 
 
 def test_the_lower_end_lies_as_many_errors_below_as_is_set():

@@ -1,0 +1,222 @@
+"""What a request shows while it is in flight: the samples drawn so far, the answer in hand, and the features of both.
+
+Arrays hold many runs at once, one row each; a row depends on its own run alone, to the last bit. Learning, replay and
+a request that is being served all come through here, so that they see the same and decide the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..strategies.base import Candidate
+from ..strategies.stopping import stays_ahead_chance
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
+Mask = NDArray[np.bool_]
+
+FLIGHT_VERSION = "flight/1"
+"""Of the features' meaning; a plan that was learned on another version is not read."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draws:
+    """The first k samples of one backend in each of n runs, in launch order; every array is (n, k).
+
+    complete : came to its own end.   label : which answer it gave, equal numbers mean equivalent answers, also between
+    backends of one run; -1 = none.   score : the verifier's, in [0, 1], NaN where it was not judged.
+    proven   : a sound verifier proved the answer right.   logprob, confidence : of the sample, NaN where not known.
+    tokens   : completion tokens.
+    """
+
+    complete: Mask
+    label: Ints
+    score: Floats
+    proven: Mask
+    logprob: Floats
+    confidence: Floats
+    tokens: Floats
+
+    @property
+    def k(self) -> int:
+        """Samples of each run."""
+        return self.label.shape[1]
+
+    def first(self, k: int) -> "Draws":
+        """The first k samples of each run."""
+        return Draws(*(np.ascontiguousarray(getattr(self, f.name)[:, :k]) for f in fields(self)))
+
+    def __getitem__(self, rows: Any) -> "Draws":
+        """Some of the runs."""
+        return Draws(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    @classmethod
+    def of(
+        cls, candidates: Sequence[Candidate], labels: Sequence[int | None], confidences: Sequence[float | None]
+    ) -> "Draws":
+        """One run's candidates, in launch order."""
+
+        def row(values: list[Any], kind: Any) -> NDArray[Any]:
+            return np.array([values], dtype=kind)
+
+        def known(value: float | None) -> float:
+            return np.nan if value is None else value
+
+        generations = [c.generation for c in candidates]
+        return cls(
+            complete=row([g.complete for g in generations], np.bool_),
+            label=row([-1 if label is None else label for label in labels], np.int64),
+            score=row([known(c.score) for c in candidates], np.float64),
+            proven=row([c.proven for c in candidates], np.bool_),
+            logprob=row([known(g.mean_logprob) for g in generations], np.float64),
+            confidence=row([known(c) for c in confidences], np.float64),
+            tokens=row([g.completion_tokens for g in generations], np.float64),
+        )
+
+
+# ── the answer in hand ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lead:
+    """The answer in hand of each run, and how the samples stand to it.
+
+    index : (n,) place of the sample that is the answer.   label : (n,) its label, -1 where it has none.
+    votes : (n, k) how many samples give the same answer as each, itself included; 0 where it has none.
+    mine  : (n, k) the samples that give the answer in hand.
+    """
+
+    index: Ints
+    label: Ints
+    votes: Floats
+    mine: Mask
+
+
+def lead_of(draws: Draws) -> Lead:
+    """Choose the answer in hand: proven before all; by summed scores where any sample was judged; else by votes.
+
+    Ties of votes go to the answer of the higher mean log-probability, where all that are tied have one, then to the
+    one launched first: as `strategies.selection.elect`. Within an answer the highest score, then the first launched, as
+    `weighted_best`. Where no sample has an answer: the first complete one, else the first.
+    """
+    given = draws.label >= 0
+    same = (draws.label[:, :, None] == draws.label[:, None, :]) & given[:, :, None]
+    votes = same.sum(axis=2).astype(np.float64)
+    score = np.where(np.isnan(draws.score) | ~given, 0.0, draws.score)
+    judged = (score > 0).any(axis=1)
+    weight = np.where(judged[:, None], np.where(same, score[:, None, :], 0.0).sum(axis=2), votes)
+    top = given & (weight == weight.max(axis=1, keepdims=True, initial=0.0))
+    logprob = np.where(same, draws.logprob[:, None, :], 0.0).sum(axis=2) / np.maximum(votes, 1.0)
+    told = ~judged & ~(top & np.isnan(logprob)).any(axis=1)
+    sure = np.where(top & told[:, None], logprob, -np.inf)
+    best = top & (~told[:, None] | (sure >= sure.max(axis=1, keepdims=True, initial=-np.inf)))
+    first = np.where(best.any(axis=1), best.argmax(axis=1), draws.complete.argmax(axis=1))
+    proved = draws.proven.any(axis=1)
+    first = np.where(proved, draws.proven.argmax(axis=1), first)
+    rows = np.arange(len(first))
+    label = draws.label[rows, first]
+    mine = same[rows, first]
+    within = np.where(mine, score, -1.0)
+    index = np.where(proved | ~judged, first, within.argmax(axis=1))
+    return Lead(index=index, label=label, votes=votes, mine=mine)
+
+
+# ── features ────────────────────────────────────────────────────────────────────────────────────────────────
+
+OF_SAMPLES = (
+    "drawn",
+    "answered",
+    "cut",
+    "distinct",
+    "votes",
+    "runner_up",
+    "share",
+    "entropy",
+    "stays_ahead",
+    "score_best",
+    "score_lead",
+    "score_mean",
+    "score_spread",
+    "logprob_lead",
+    "logprob_mean",
+    "confidence_lead",
+    "confidence_mean",
+    "tokens_mean",
+    "tokens_longest",
+    "tokens_lead",
+)
+"""What is read off the samples of one backend; each name stands behind the backend's."""
+
+STAYS_AHEAD = OF_SAMPLES.index("stays_ahead")
+
+
+def features_of_samples(draws: Draws, lead: Lead) -> Floats:
+    """(n, len(OF_SAMPLES)): see there; NaN where the samples do not tell.
+
+    entropy     : of the answers, in nats.   stays_ahead : the Beta rule's chance that the leading answer would stay
+    ahead of the second (strategies.stopping.Beta).   *_lead : mean over the samples that give the answer in hand;
+    score_lead their highest.
+    """
+    n, k = draws.label.shape
+    given = draws.label >= 0
+    answered = given.sum(axis=1).astype(np.float64)
+    some = np.maximum(answered, 1.0)
+    inverse = np.where(given, 1.0 / np.maximum(lead.votes, 1.0), 0.0)
+    top = lead.mine.sum(axis=1).astype(np.float64)
+    second = np.where(lead.mine | ~given, 0.0, lead.votes).max(axis=1, initial=0.0)
+    entropy = np.where(given, np.log(some[:, None] / np.maximum(lead.votes, 1.0)), 0.0).sum(axis=1) / some
+    judged = ~np.isnan(draws.score)
+    n_judged = judged.sum(axis=1)
+    score = np.where(judged, draws.score, 0.0)
+    mean = score.sum(axis=1) / np.maximum(n_judged, 1)
+    spread = np.sqrt(np.where(judged, (score - mean[:, None]) ** 2, 0.0).sum(axis=1) / np.maximum(n_judged, 1))
+    unjudged = n_judged == 0
+    best = np.where(judged, draws.score, -1.0).max(axis=1, initial=-1.0)
+    lead_judged = judged & lead.mine
+    best_lead = np.where(lead_judged, draws.score, -1.0).max(axis=1, initial=-1.0)
+    out = np.empty((n, len(OF_SAMPLES)))
+    columns = (
+        np.full(n, float(k)),
+        answered,
+        k - draws.complete.sum(axis=1),
+        inverse.sum(axis=1),
+        top,
+        second,
+        top / some,
+        entropy,
+        _ahead(max(k, 1))[top.astype(np.intp), second.astype(np.intp)],
+        np.where(unjudged, np.nan, best),
+        np.where(lead_judged.any(axis=1), best_lead, np.nan),
+        np.where(unjudged, np.nan, mean),
+        np.where(unjudged, np.nan, spread),
+        _mean(draws.logprob, lead.mine),
+        _mean(draws.logprob, None),
+        _mean(draws.confidence, lead.mine),
+        _mean(draws.confidence, None),
+        draws.tokens.sum(axis=1) / k,
+        draws.tokens.max(axis=1),
+        _mean(draws.tokens, lead.mine),
+    )
+    for j, column in enumerate(columns):
+        out[:, j] = column
+    return out
+
+
+def _mean(values: Floats, which: Mask | None) -> Floats:
+    """Mean over some of each run's samples that have a value; NaN where none has."""
+    known = ~np.isnan(values)
+    if which is not None:
+        known &= which
+    number = known.sum(axis=1)
+    total = np.where(known, values, 0.0).sum(axis=1)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+@lru_cache(maxsize=8)
+def _ahead(most: int) -> Floats:
+    """Chance (most + 1, most + 1) that v1 votes stay ahead of v2."""
+    return np.array([[stays_ahead_chance(a, b) for b in range(most + 1)] for a in range(most + 1)])

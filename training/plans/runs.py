@@ -1,0 +1,107 @@
+"""Runs that could have been: a samples log with every prompt's samples dealt in random orders, to be drawn stage by stage.
+
+Learning and replay both walk over these: what a place shows (State), what an action costs and takes, and how good the
+answer is that a run stops with. The orders are all that is random. Runs of one prompt weigh as one prompt.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...router.plan import Action, Draw, GiveUp, Hand, Place, Search, State, Stop
+from .trajectories import SampleLog, Samples
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spent:
+    """What an action took, (t,) each: cost, tokens (completion and verifier), seconds (NaN = never timed)."""
+
+    cost: np.ndarray
+    tokens: np.ndarray
+    seconds: np.ndarray
+
+
+class Runs:
+    """t = n prompts x deals runs, those of one prompt side by side.
+
+    log     : the samples.   prompt : (t,) row of the log.   features : (t, p), familiar : (t,), of each run's prompt.
+    seconds : per leg (a, b, c): a wave takes a + b * longest sample's tokens + c * all its tokens; None = not timed.
+    """
+
+    def __init__(
+        self,
+        log: SampleLog,
+        features: np.ndarray,
+        familiar: np.ndarray,
+        *,
+        deals: int,
+        seed: int,
+        seconds: tuple[tuple[float, float, float] | None, ...],
+    ) -> None:
+        """Deal every prompt's samples `deals` times.
+
+        features : (n, p), familiar : (n,), one row per prompt.
+        """
+        rng = np.random.default_rng(seed)
+        self.log, self.deals, self.seconds = log, deals, seconds
+        self.prompt = np.repeat(np.arange(len(log)), deals)
+        self.features, self.familiar = features[self.prompt], familiar[self.prompt]
+        self._legs: list[Samples] = []
+        for leg in log.legs:
+            k = leg.draws.k
+            order = rng.random((len(self.prompt), k)).argsort(axis=1)
+            self._legs.append(leg[self.prompt].ordered(order))
+        self._hands: dict[tuple[int, int], Hand] = {}
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    def hand(self, leg: int, k: int) -> Hand:
+        """What the first k samples of a leg have shown, for all runs."""
+        if (leg, k) not in self._hands:
+            self._hands[leg, k] = Hand.of(self._legs[leg].draws.first(k))
+        return self._hands[leg, k]
+
+    def state(self, place: Place, rows: np.ndarray, spent: np.ndarray, elapsed: np.ndarray) -> State:
+        """The state of some runs at a place; spent and elapsed are theirs."""
+        return State(
+            place=place,
+            prompt=self.features[rows],
+            familiar=self.familiar[rows],
+            hands=tuple(self.hand(i, k)[rows] if k else None for i, k in enumerate(place.drawn)),
+            found=None if place.search < 0 else self.log.searches[place.search].label[self.prompt[rows]],
+            spent=spent,
+            elapsed=elapsed,
+        )
+
+    def take(self, place: Place, action: Action, rows: np.ndarray) -> Spent:
+        """What an action takes in some runs; an end takes nothing."""
+        if isinstance(action, Draw):
+            leg, start = self._legs[action.leg], place.drawn[action.leg]
+            wave = slice(start, action.total)
+            own = leg.draws.tokens[rows, wave]
+            shape = self.seconds[action.leg]
+            seconds = np.full(len(rows), np.nan)
+            if shape is not None:
+                seconds = shape[0] + shape[1] * own.max(axis=1) + shape[2] * own.sum(axis=1)
+            return Spent(
+                leg.cost[rows, wave].sum(axis=1) + leg.prompt_cost[rows],
+                leg.tokens[rows, wave].sum(axis=1) + leg.prompt_tokens[rows],
+                seconds,
+            )
+        if isinstance(action, Search):
+            run, at = self.log.searches[action.search], self.prompt[rows]
+            return Spent(run.cost[at], run.tokens[at], np.full(len(rows), np.nanmean(run.seconds)))
+        nothing = np.zeros(len(rows))
+        return Spent(nothing, nothing, nothing)
+
+    def quality(self, place: Place, action: Action, rows: np.ndarray) -> np.ndarray:
+        """How good the answer is that a run ends with."""
+        if isinstance(action, Stop):
+            if action.search >= 0:
+                return self.log.searches[action.search].quality[self.prompt[rows]]
+            index = self.hand(action.leg, place.drawn[action.leg]).lead.index[rows]
+            return self._legs[action.leg].quality[rows, index]
+        if isinstance(action, GiveUp):
+            return np.zeros(len(rows))
+        raise ValueError(f"{action} is not an end")
