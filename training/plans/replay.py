@@ -65,15 +65,23 @@ class ByFixedPlan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replayed:
-    """What each run came to, (t,) each, and the way it took: visited[place] = rows that were there."""
+    """What each run came to, (t,) each, and the way it took.
+
+    visited : the rows that were at each place.   moved : the rows that did each action there, ends included.
+    """
 
     quality: np.ndarray
     cost: np.ndarray
     tokens: np.ndarray
     seconds: np.ndarray
     prompt: np.ndarray
-    ended: dict[tuple[Place, Action], np.ndarray]
+    moved: dict[tuple[Place, Action], np.ndarray]
     visited: dict[Place, np.ndarray]
+
+    @property
+    def ended(self) -> dict[tuple[Place, Action], np.ndarray]:
+        """The rows that ended at each place, by what they ended with."""
+        return {at: rows for at, rows in self.moved.items() if isinstance(at[1], (Stop, GiveUp))}
 
     def by_prompt(self, name: str) -> np.ndarray:
         """Mean over the runs of each prompt, (n,)."""
@@ -91,7 +99,7 @@ def replay(runs: Runs, mover: Mover, rows: np.ndarray | None = None) -> Replayed
     totals = {name: np.full(t, np.nan) for name in ("quality", "cost", "tokens", "seconds")}
     spent = {name: np.zeros(t) for name in ("cost", "tokens", "seconds")}
     waiting: dict[Place, np.ndarray] = {start_of(runs.log.menu): np.arange(t) if rows is None else np.asarray(rows)}
-    ended: dict[tuple[Place, Action], np.ndarray] = {}
+    moved: dict[tuple[Place, Action], np.ndarray] = {}
     visited: dict[Place, np.ndarray] = {}
     while waiting:
         place, at = waiting.popitem()
@@ -100,13 +108,12 @@ def replay(runs: Runs, mover: Mover, rows: np.ndarray | None = None) -> Replayed
         for mask, action in mover.moves(state, at):
             if not mask.any():
                 continue
-            mine = at[mask]
+            mine, key = at[mask], (place, action)
+            moved[key] = np.concatenate([moved.get(key, np.empty(0, np.intp)), mine])
             if isinstance(action, (Stop, GiveUp)):
                 totals["quality"][mine] = runs.quality(place, action, mine)
                 for name, total in spent.items():
                     totals[name][mine] = total[mine]
-                key = (place, action)
-                ended[key] = np.concatenate([ended.get(key, np.empty(0, np.intp)), mine])
                 continue
             took = runs.take(place, action, mine)
             spent["cost"][mine] += took.cost
@@ -114,4 +121,4 @@ def replay(runs: Runs, mover: Mover, rows: np.ndarray | None = None) -> Replayed
             spent["seconds"][mine] += took.seconds
             next_ = after(place, action)
             waiting[next_] = np.concatenate([waiting.get(next_, np.empty(0, np.intp)), mine])
-    return Replayed(prompt=runs.prompt, ended=ended, visited=visited, **totals)
+    return Replayed(prompt=runs.prompt, moved=moved, visited=visited, **totals)
