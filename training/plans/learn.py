@@ -26,10 +26,13 @@ from ...router.plan import (
     Stop,
     actions_at,
     after,
+    feature_names,
     features_of,
     is_open,
     places_of,
 )  # fmt: skip
+from ...strategies.errors import nearest
+from ...strategies.spec import SpecError
 from ..learn_trees import Growth
 from .runs import Runs
 
@@ -44,6 +47,7 @@ class PlanSettings(Growth):
     deals   : orders in which each prompt's samples are dealt.   objectives : drawn for each of these runs.
     values  : range of values of a correct answer, in mean costs of one sample of the first leg.
     waiting : share of runs that price time.   seconds : range of that price, in the same unit.
+    hidden  : kinds of features that the forests are not shown: "prompt", "agrees", names of OF_SAMPLES.
     seed    : of everything random.
     """
 
@@ -57,6 +61,7 @@ class PlanSettings(Growth):
     values: tuple[float, float] = (1.0, 1000.0)
     waiting: float = 0.34
     seconds: tuple[float, float] = (0.3, 300.0)
+    hidden: tuple[str, ...] = ()
     seed: int = 0
 
 
@@ -214,6 +219,7 @@ def induce(
     weigh = np.stack([1.0 / (tasks.value * unit), tasks.second / tasks.value], axis=1)
     log_value, log_second = np.log(tasks.value), np.log1p(tasks.second)
     nothing = np.zeros(r)
+    hidden = _hidden(feature_names(menu, ()), runs.features.shape[1], settings.hidden)
     places = places_of(menu)
     nodes = list(dict.fromkeys(p.node for p in places))
     worth: dict[Place, np.ndarray] = {}
@@ -226,7 +232,9 @@ def induce(
         states, returns, proven = [], [], []
         for place in mine:
             state = runs.state(place, tasks.run, nothing, nothing)
-            states.append(features_of(menu, state, log_value, log_second))
+            shown = features_of(menu, state, log_value, log_second)
+            shown[:, hidden] = np.nan
+            states.append(shown)
             returns.append(_returns(runs, place, actions, tasks.run, worth, timed))
             proven.append(_proven(state))
         pick = rng.integers(0, len(mine), r)
@@ -249,6 +257,20 @@ def induce(
         if progress is not None:
             progress(done + 1, len(nodes))
     return fits, seen
+
+
+def _hidden(names: Sequence[str], prompt: int, kinds: Sequence[str]) -> list[int]:
+    """Columns of the hidden kinds, of `prompt` columns of the prompt and then those of these names.
+
+    A column without values is never split on, so that whoever steps by the forests need not know what was hidden.
+    """
+    ends = [name.rpartition(".")[2] for name in names]
+    known = {"prompt", *ends}
+    for kind in kinds:
+        if kind not in known:
+            raise SpecError(f"hidden={kind!r} is no kind of feature{nearest(kind, known)}")
+    own = range(prompt) if "prompt" in kinds else ()
+    return [*own, *(prompt + j for j, end in enumerate(ends) if end in kinds)]
 
 
 def _returns(

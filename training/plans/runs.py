@@ -56,6 +56,10 @@ class Runs:
     def __len__(self) -> int:
         return len(self.prompt)
 
+    def leg(self, leg: int) -> Samples:
+        """The samples of a leg as they were dealt, (t, k)."""
+        return self._legs[leg]
+
     def hand(self, leg: int, k: int) -> Hand:
         """What the first k samples of a leg have shown, for all runs."""
         if (leg, k) not in self._hands:
