@@ -8,8 +8,6 @@ Sources: FrugalGPT (Chen et al. 2023, 2305.05176); agreement of samples (Yue et 
 
 import asyncio
 import dataclasses
-import hashlib
-import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,17 +20,15 @@ from .base import (
     Backend,
     Bindable,
     Budget,
-    Candidate,
     Request,
     Strategy,
     StrategyResult,
     Trace,
-    Usage,
 )
 from .errors import BackendError, ConfigError, HowhardError, InputError, PromptTooLong, nearest
 from .hedging import Hedge
+from .legs import Leg, Whole, further_seed
 from .naming import DEFAULT_VERIFIER
-from .running import Run
 from .spec import Parts, SpecError, StrategyFields
 
 logger = logging.getLogger(__name__)
@@ -127,77 +123,18 @@ class Cascade(Bindable):
         return await _Cascading(self, request, backend, budget, trace).go()
 
 
-class _Leg:
-    """A stage under way: it is the trace of its own run, and keeps what that tells."""
+class _Stage(Leg):
+    """A stage under way."""
 
-    def __init__(self, of: "_Cascading", place: int) -> None:
-        self.of, self.place = of, place
-        self.stage = of.settings.stages[place]
-        self.backend = self.stage.backend or of.run.backend
-        self.runs: list[Run] = []
-        self.samples: list[dict[str, Any]] = []
-        self.result: StrategyResult | None = None
+    def __init__(self, of: "_Cascading") -> None:
+        self.stage = of.settings.stages[len(of.whole.legs)]
         self.error: HowhardError | None = None
-        self._numbers: dict[object, int] = {}
-        self._stopping = False
-
-    def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
-        """See Trace. Samples wait for the end, when it is known which of them is chosen."""
-        if event == "begin":
-            self.runs.append(fields["run"])
-            if self._stopping:
-                asyncio.get_running_loop().call_soon(fields["run"].stop)
-        elif event == "sample":
-            self.samples.append({**fields, "stage": self.place})
-        elif event == "node":
-            node, parent = fields["node"], fields.get("parent")
-            renumbered = {"node": self._number(node), "parent": None if parent is None else self._number(parent)}
-            self.of.run.trace("node", **{**fields, **renumbered, "stage": self.place})
-        else:
-            self.of.run.trace(event, **{**fields, "stage": self.place})
-
-    def stop(self, task: "asyncio.Task[StrategyResult]") -> None:
-        """End it early, with what it has. One that has not begun is called off, but for the first: what that is about
-        to draw is all that there would be to return.
-        """
-        for run in self.runs:
-            run.stop()
-        if not self.runs and self.place:
-            task.cancel()
-        self._stopping = True
-
-    def _number(self, node: object) -> int:
-        if node not in self._numbers:
-            self._numbers[node] = next(self.of.numbers)
-        return self._numbers[node]
-
-    @property
-    def usage(self) -> Usage:
-        """What it has spent. The first run to begin is the stage's own, whatever runs that one is made of."""
-        if self.result is not None:
-            return self.result.usage
-        return self.runs[0].meter.usage if self.runs else Usage()
-
-    @property
-    def seconds(self) -> float:
-        """Since it began."""
-        return self.runs[0].meter.seconds if self.runs else 0.0
+        super().__init__(of.whole, self.stage.strategy, self.stage.backend or of.run.backend)
 
     @property
     def title(self) -> str:
         """For people."""
         return f"stage {self.place + 1} ({self.stage.name})"
-
-    @property
-    def chosen(self) -> Candidate | None:
-        """What it returned."""
-        return next((s["candidate"] for s in self.samples if s["chosen"]), None)
-
-    def learn(self, candidate: Candidate) -> None:
-        """Have the chosen candidate replaced by one of which more is known."""
-        for sample in self.samples:
-            if sample["chosen"]:
-                sample["candidate"] = candidate
 
 
 class _Cascading:
@@ -207,14 +144,12 @@ class _Cascading:
         self, settings: Cascade, request: Request, backend: Backend, budget: Budget | None, trace: Trace | None
     ) -> None:
         self.settings = settings
-        self.numbers = itertools.count()  # of the nodes of all stages
-        self.legs: list[_Leg] = []
-        self.running: dict[asyncio.Task[StrategyResult], _Leg] = {}
+        self.stages: list[_Stage] = []
+        self.running: dict[asyncio.Task[StrategyResult], _Stage] = {}
         self.words: list[str] = []
         self.hedged = False  # or never to be
-        self._told: list[dict[str, Any]] = []
-        self._trace = trace
-        self.run = Run(request, backend, budget, self._tell)
+        self.whole = Whole(request, backend, budget, trace)
+        self.run = self.whole.run
         self.run.when_stopped(self._stop_all)
 
     async def go(self) -> StrategyResult:
@@ -228,12 +163,12 @@ class _Cascading:
             raise
         winner = winner or self._latest()
         if winner is None:
-            raise next(leg.error for leg in self.legs if leg.error is not None)
+            raise next(leg.error for leg in self.stages if leg.error is not None)
         return self._result(winner)
 
     # ── the race ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _race(self) -> _Leg | None:
+    async def _race(self) -> _Stage | None:
         """Run the stages until one is taken; None where none is."""
         b = self.run.meter.budget
         if self.settings.hedge is not None and not (b.tokens is None and b.cost is None):
@@ -247,7 +182,9 @@ class _Cascading:
             if not ended:
                 self.hedged = True
                 if self._start():
-                    self.words.append(f"{self.legs[-1].title} was started beside it after {self.legs[0].seconds:.3g} s")
+                    self.words.append(
+                        f"{self.stages[-1].title} was started beside it after {self.stages[0].seconds:.3g} s"
+                    )
             for leg in sorted((self.running[task] for task in ended), key=lambda leg: leg.place):
                 if await self._taken(leg):
                     return leg
@@ -257,28 +194,27 @@ class _Cascading:
 
     def _start(self) -> bool:
         """Start the next stage, if there is one and the budget has something left for it."""
-        place = len(self.legs)
+        place = len(self.stages)
         if place == len(self.settings.stages):
             return False
         left = self.run.meter.left()
         if left is None:
             self.words.append(f"{self.run.budget_words} was spent before stage {place + 1}")
             return False
-        leg = _Leg(self, place)
-        self.legs.append(leg)
-        work = leg.stage.strategy.run(self.run.request, leg.backend, budget=left, trace=leg)
-        self.running[asyncio.ensure_future(work)] = leg
+        leg = _Stage(self)
+        self.stages.append(leg)
+        self.running[leg.start(left)] = leg
         return True
 
     def _until_hedge(self) -> float | None:
         """Seconds until the second stage starts beside the first; None = it doesn't."""
         hedge = self.settings.hedge
-        if hedge is None or self.hedged or len(self.legs) != 1:
+        if hedge is None or self.hedged or len(self.stages) != 1:
             return None
         seconds = hedge.seconds()
         return None if seconds is None else max(0.0, seconds - self.run.meter.seconds)
 
-    async def _taken(self, leg: _Leg) -> bool:
+    async def _taken(self, leg: _Stage) -> bool:
         """Book a stage that has ended, and say whether its answer is taken."""
         result = self._settle(leg)
         if result is None:
@@ -295,7 +231,7 @@ class _Cascading:
         self.words.append(f"{leg.title} was {'' if weighed.yes else 'not '}accepted: {weighed.words}")
         return weighed.yes
 
-    def _settle(self, leg: _Leg) -> StrategyResult | None:
+    def _settle(self, leg: _Stage) -> StrategyResult | None:
         """Book a stage that has ended, and remember its result or its error."""
         task = next(task for task, running in self.running.items() if running is leg)
         del self.running[task]
@@ -319,7 +255,7 @@ class _Cascading:
             self.run.meter.book(leg.usage)
         return leg.result
 
-    async def _end_losers(self, winner: _Leg | None) -> None:
+    async def _end_losers(self, winner: _Stage | None) -> None:
         """Stop what still runs, and bill it."""
         losers = list(self.running.items())
         self._stop_all()
@@ -338,47 +274,16 @@ class _Cascading:
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _latest(self) -> _Leg | None:
+    def _latest(self) -> _Stage | None:
         """The latest stage that has an answer, else the latest that has anything."""
-        some = [leg for leg in reversed(self.legs) if leg.result is not None]
+        some = [leg for leg in reversed(self.stages) if leg.result is not None]
         return next(
             (leg for leg in some if leg.result is not None and leg.result.answer is not None), next(iter(some), None)
         )
 
-    def _result(self, winner: _Leg) -> StrategyResult:
-        best, waves = winner.chosen, 0
-        for leg in self.legs:
-            for sample in leg.samples:
-                sample["wave"] += waves
-            waves = max((sample["wave"] + 1 for sample in leg.samples), default=waves)
-            self._told += leg.samples
-        return self.run.result(
-            [sample["candidate"] for sample in self._told],
-            best,
-            "; ".join(self.words),
-            tree=None if winner.result is None else winner.result.tree,
-        )
-
-    def _tell(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Pass an event on; a sample is told as its own stage told it."""
-        if self._trace is None:
-            return
-        if event == "sample":
-            held = self._told[fields["index"]]
-            own = {name: fields[name] for name in ("index", "candidate", "chosen")}
-            if held["verifier"] is None:
-                own |= {name: fields[name] for name in fields if name.startswith("verifier")}
-            fields = {**held, **own}
-        self._trace(event, fields)
-
-
-def _further(seed: int, place: int) -> int:
-    """A seed for a stage, below 2^31, made of the cascade's own, which the first stage has.
-
-    Two stages on one backend must not draw the same samples again, nor those of a cascade within a cascade: such a one
-    has a seed of its own even where it is the first stage.
-    """
-    return int.from_bytes(hashlib.sha256(f"{seed}/{place}".encode()).digest()[:4], "big") // 2
+    def _result(self, winner: _Stage) -> StrategyResult:
+        tree = None if winner.result is None else winner.result.tree
+        return self.whole.result(winner.chosen, "; ".join(self.words), tree=tree)
 
 
 # ── as data ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -458,7 +363,7 @@ class CascadeSpec(StrategyFields, frozen=True, kw_only=True, tag="cascade"):
     def _stage(self, place: int, stage: StageSpec, parts: Parts) -> Stage:
         asked_by = f"stages[{place}]"
         first = place == 0 and not isinstance(stage.strategy, CascadeSpec)
-        own = parts if first or parts.seed is None else dataclasses.replace(parts, seed=_further(parts.seed, place))
+        own = parts if first or parts.seed is None else dataclasses.replace(parts, seed=further_seed(parts.seed, place))
         try:
             strategy = stage.strategy.build(own)
             rule = stage.accept and get_acceptance(stage.accept, verifier=lambda n: own.verifier(n, asked_by=asked_by))
