@@ -78,6 +78,16 @@ class Draws:
         )
 
 
+def seconds_of_wave(shape: tuple[float, float, float] | None, tokens: Floats) -> Floats:
+    """(n,) seconds that a wave takes: a + b * its longest sample's tokens + c * all its tokens.
+
+    shape : (a, b, c), see PlanFacts.seconds; None = never timed, NaN.   tokens : (n, k), of the wave's samples.
+    """
+    if shape is None:
+        return np.full(len(tokens), np.nan)
+    return shape[0] + shape[1] * tokens.max(axis=1) + shape[2] * tokens.sum(axis=1)
+
+
 # ── the answer in hand ──────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...router.flight import seconds_of_wave
 from ...router.plan import Action, Draw, GiveUp, Hand, Place, Search, State, Stop
 from .trajectories import SampleLog, Samples
 
@@ -84,14 +85,10 @@ class Runs:
             leg, start = self._legs[action.leg], place.drawn[action.leg]
             wave = slice(start, action.total)
             own = leg.draws.tokens[rows, wave]
-            shape = self.seconds[action.leg]
-            seconds = np.full(len(rows), np.nan)
-            if shape is not None:
-                seconds = shape[0] + shape[1] * own.max(axis=1) + shape[2] * own.sum(axis=1)
             return Spent(
                 leg.cost[rows, wave].sum(axis=1) + leg.prompt_cost[rows],
                 leg.tokens[rows, wave].sum(axis=1) + leg.prompt_tokens[rows],
-                seconds,
+                seconds_of_wave(self.seconds[action.leg], own),
             )
         if isinstance(action, Search):
             run, at = self.log.searches[action.search], self.prompt[rows]
