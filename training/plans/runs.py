@@ -4,6 +4,7 @@ Learning and replay both walk over these: what a place shows (State), what an ac
 answer is that a run stops with. The orders are all that is random. Runs of one prompt weigh as one prompt.
 """
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,19 @@ class Runs:
     def leg(self, leg: int) -> Samples:
         """The samples of a leg as they were dealt, (t, k)."""
         return self._legs[leg]
+
+    def first_leg(self) -> "Runs":
+        """The same runs where there is the first leg alone."""
+        same = copy(self)
+        same.log, same.seconds, same._legs = self.log.first_leg(), self.seconds[:1], self._legs[:1]
+        same._hands = {}
+        return same
+
+    def seen_as(self, features: np.ndarray, familiar: np.ndarray) -> "Runs":
+        """The same runs of prompts of which something else is said: features (n, p), familiar (n,)."""
+        same = copy(self)
+        same.features, same.familiar = features[self.prompt], familiar[self.prompt]
+        return same
 
     def hand(self, leg: int, k: int) -> Hand:
         """What the first k samples of a leg have shown, for all runs."""

@@ -90,6 +90,11 @@ class SampleLog:
             searches=tuple(Searched(*(getattr(s, f)[where] for f in Searched.__slots__)) for s in self.searches),
         )
 
+    def first_leg(self) -> "SampleLog":
+        """The same prompts where there is the first leg alone, and no search."""
+        menu = msgspec.structs.replace(self.menu, legs=self.menu.legs[:1], searches=())
+        return replace(self, menu=menu, legs=self.legs[:1], searches=())
+
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────
 
