@@ -7,10 +7,11 @@ choose, and are never taken at their word for a value (Longstaff & Schwartz 2001
 simulation: a simple least-squares approach"). Runs meet many objectives: each draws a value of a correct answer and a
 price of time, which are features, so that a change of objective needs no new fit.
 
-One forest per node serves all actions and all three outcomes (quality, cost and seconds to go): grown on random mixtures
-of their residuals, as learn_joint_trees.py does for arms, with leaf values for each.
+One forest per node serves all actions and all three outcomes (quality, cost and seconds to go): grown on random
+mixtures of their residuals, as learn_joint_trees.py does for arms, with leaf values for each.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ from ...router.plan import (
     is_open,
     places_of,
 )  # fmt: skip
-from ...strategies.errors import nearest
+from ...strategies.errors import ConfigError, nearest
 from ...strategies.spec import SpecError
 from ..learn_trees import Growth
 from .runs import Runs
@@ -43,7 +44,8 @@ Progress = Callable[[int, int], None]
 class PlanSettings(Growth):
     """How a plan is learned.
 
-    rounds, learning_rate, leaves, min_rows, l2 : of each node's trees (`min_rows` counts runs).
+    rounds, learning_rate, leaves, min_rows, l2, column_share, row_share : of each node's trees; `min_rows` counts runs
+              with an objective.
     deals   : orders in which each prompt's samples are dealt.   objectives : drawn for each of these runs.
     values  : range of values of a correct answer, in mean costs of one sample of the first leg.
     waiting : share of runs that price time.   seconds : range of that price, in the same unit.
@@ -64,15 +66,30 @@ class PlanSettings(Growth):
     hidden: tuple[str, ...] = ()
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        Growth.__post_init__(self)
+        for name in ("deals", "objectives"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: it must be at least 1")
+        for name in ("values", "seconds"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high < math.inf:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r}: they must be a lowest and a highest, > 0 and finite"
+                )
+        if not 0 <= self.waiting <= 1:
+            raise ConfigError(f"waiting={self.waiting!r}: it must lie in [0, 1]")
+
 
 # ── one node's forest ───────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NodeFit:
-    """The forest of one node, per member: LightGBM text, leaf values (leaves, v) and base (v,).
+    """The forest of one node, per member.
 
-    boosters : as they were grown, each tree's leaf values being its rows in the member's table.
+    boosters : as they were grown; only which leaf a row falls into counts.   tables : of each tree, what its leaves
+    add, float32 (leaves, v).   bases : (members, v).
     """
 
     boosters: tuple[Any, ...]
@@ -89,7 +106,7 @@ class NodeFit:
                     booster.set_leaf_output(t, i, float(first + i))
                 first += len(table)
             texts.append(booster.model_to_string(num_iteration=len(own)))
-            tables.append(np.concatenate(own).astype(np.float32))
+            tables.append(np.concatenate(own))
         return JointForest.of(name, texts, tables)
 
     def predict(self, x: np.ndarray, member: np.ndarray) -> np.ndarray:
@@ -97,26 +114,24 @@ class NodeFit:
         out = self.bases[member].copy()
         for k, booster in enumerate(self.boosters):
             rows = np.flatnonzero(member == k)
-            if not len(rows) or not self.tables[k]:
+            if not len(rows):
                 continue
-            leaf = (
-                np.asarray(booster.predict(x[rows], pred_leaf=True, num_threads=1)).reshape(len(rows), -1).astype(int)
-            )
-            for t, table in enumerate(self.tables[k]):
-                out[rows] += table[leaf[:, t]]
+            found = np.asarray(booster.predict(x[rows], pred_leaf=True, num_threads=1))
+            leaf = found.reshape(len(rows), -1).astype(np.intp)[:, : len(self.tables[k])]
+            sizes = np.array([len(table) for table in self.tables[k]])
+            out[rows] += _one_hot(leaf + (np.cumsum(sizes) - sizes), int(sizes.sum())) @ np.concatenate(self.tables[k])
         return out
 
 
 def grow(
-    x: np.ndarray, y: np.ndarray, fold: np.ndarray, weigh: np.ndarray, settings: PlanSettings, seed: int
+    x: np.ndarray, y: np.ndarray, fold: np.ndarray, weigh: np.ndarray, members: int, settings: PlanSettings, seed: int
 ) -> NodeFit:
     """Fit the members of one node's forest.
 
-    x : (n, d) features.   y : (n, 3a) realised quality, cost and seconds to go of a actions, NaN where one was not open.
-    fold : (n,) of the run's prompt: member k must not see fold k.   weigh : (n, 2), what a unit of cost and a second are
-    worth, in quality.
+    x : (n, d) features.   y : (n, 3a) realised quality, cost and seconds to go of a actions, NaN where one was not
+    open.   fold : (n,) of the run's prompt: member k of `members` must not see fold k.   weigh : (n, 2), what a unit of
+    cost and a second are worth, in quality.
     """
-    members = int(fold.max()) + 1
     grown = [_grow(x, y, fold != k, weigh, settings, seed * 1009 + k) for k in range(members)]
     return NodeFit(tuple(g[0] for g in grown), tuple(g[1] for g in grown), np.stack([g[2] for g in grown]))
 
@@ -129,6 +144,9 @@ def _grow(
     x, y, weigh = np.ascontiguousarray(x[learn]), y[learn], weigh[learn]
     has = ~np.isnan(y)
     base = np.where(has, y, 0.0).sum(axis=0) / np.maximum(has.sum(axis=0), 1)
+    varied = len(x) >= 2 * settings.min_rows and bool((np.fmax.reduce(x) > np.fmin.reduce(x)).any())
+    if not varied:
+        return _stump(x.shape[1], settings), (np.zeros((1, y.shape[1]), dtype=np.float32),), base
     residual = np.where(has, y - base, 0.0)
     spread = np.sqrt((residual**2).sum(axis=0) / np.maximum(has.sum(axis=0), 1))
     inverse = np.where(spread > 1e-9, 1.0 / np.maximum(spread, 1e-9), 0.0)
@@ -138,6 +156,7 @@ def _grow(
     )
     booster = lgb.Booster(lightgbm, lgb.Dataset(x, np.zeros(len(x)), params=lightgbm, free_raw_data=False))
     hessian = np.ones(len(x))
+    present = np.ones((len(x), 1)) if has.all() else has.astype(np.float64)
     tables: list[np.ndarray] = []
     for t in range(settings.rounds):
         target = (
@@ -149,13 +168,33 @@ def _grow(
             break
         found = booster.predict(x, start_iteration=t, num_iteration=1, pred_leaf=True, num_threads=1)
         leaf = np.asarray(found).reshape(len(x), -1)[:, 0].astype(int)
-        count = int(leaf.max()) + 1
-        total = np.stack([np.bincount(leaf, c, minlength=count) for c in residual.T], axis=1)
-        number = np.stack([np.bincount(leaf, c, minlength=count) for c in has.T], axis=1)
-        table = settings.learning_rate * total / (number + settings.l2)
+        within = _one_hot(leaf[:, None], int(leaf.max()) + 1).T
+        total, number = within @ residual, within @ present
+        table = (settings.learning_rate * total / (number + settings.l2)).astype(np.float32)
         residual = np.where(has, residual - table[leaf], 0.0)
         tables.append(table)
+    if not tables:  # nothing that tells runs apart tells of what they come to
+        return _stump(x.shape[1], settings), (np.zeros((1, y.shape[1]), dtype=np.float32),), base
     return booster, tuple(tables), base
+
+
+def _stump(columns: int, settings: PlanSettings) -> Any:
+    """A booster of one tree of one leaf, where there is nothing to learn."""
+    import lightgbm as lgb
+
+    # Constant features can't be split, and LightGBM takes them only with an objective of its own.
+    settings_ = settings.lightgbm(objective="regression", feature_pre_filter=False)
+    booster = lgb.Booster(settings_, lgb.Dataset(np.zeros((2, columns)), np.zeros(2), params=settings_))
+    booster.update()
+    return booster
+
+
+def _one_hot(column: np.ndarray, width: int) -> Any:
+    """Sparse (n, width) with ones in the columns (n, m) of each row: sums over leaves as products of matrices."""
+    from scipy.sparse import csr_matrix
+
+    n, m = column.shape
+    return csr_matrix((np.ones(n * m), column.ravel(), np.arange(0, n * m + 1, m)), shape=(n, width))
 
 
 def _of_utility(residual: np.ndarray, has: np.ndarray, weigh: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -169,7 +208,8 @@ def _of_utility(residual: np.ndarray, has: np.ndarray, weigh: np.ndarray, rng: n
 
 
 def _direction(residual: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A direction of length 1 drawn from the covariance of residuals (n, v)."""
+    """A direction of length 1 drawn from the covariance of residuals (n, v); a few thousand rows tell it."""
+    residual = residual[:: max(1, len(residual) // 4096)]
     values, vectors = np.linalg.eigh(residual.T @ residual / len(residual))
     drawn = vectors @ (np.sqrt(np.maximum(values, 0)) * rng.normal(size=len(values)))
     length = float(np.linalg.norm(drawn))
@@ -241,7 +281,9 @@ def induce(
         x = np.stack(states)[pick, np.arange(r)] if len(mine) > 1 else states[0]
         y = np.stack(returns)[pick, np.arange(r)] if len(mine) > 1 else returns[0]
         open_ = ~np.stack(proven)[pick, np.arange(r)]
-        fits[node] = grow(x[open_], y[open_], member[open_], weigh[open_], settings, settings.seed + done)
+        fits[node] = grow(
+            x[open_], y[open_], member[open_], weigh[open_], int(fold.max()) + 1, settings, settings.seed + done
+        )
         for place, features, y_, sure in zip(mine, states, returns, proven, strict=True):
             told = fits[node].predict(features, member)
             utility = told[:, :a] - weigh[:, :1] * told[:, a : 2 * a] - weigh[:, 1:] * told[:, 2 * a :]
