@@ -30,6 +30,7 @@ from ..strategies.base import Prices
 from ..strategies.errors import ArtifactError, HowhardError
 from .features import FeatureSpec
 from .objective import Objective
+from .plan_facts import PlanFacts
 from .policy import PolicySpec, UtilityPolicy
 
 SCHEMA_VERSION = 2
@@ -88,6 +89,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reference      : arm whose expected failure is called difficulty; `fallback` the arm taken when in doubt.
     currency       : unit of every cost, from the price book ("completion tokens of small" without one).
     quantiles      : of the latencies in predictor.npz, () where none were measured.
+    plans          : what decides in flight, the best first, each needing fewer signals of the backends than the one
+                     before; () = every request is served by the arm that its prompt alone decides on.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -106,6 +109,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     currency: str
     quantiles: tuple[float, ...] = ()
     training: TrainingFacts
+    plans: tuple[PlanFacts, ...] = ()
     files: dict[str, FileEntry] = {}
 
     def __post_init__(self) -> None:
@@ -275,6 +279,17 @@ def _check_arms(manifest: Manifest) -> None:
         for verifier in spec.strategy.needs_verifiers:
             if verifier not in manifest.verifiers:
                 raise ArtifactError(f"arm {name!r} wants verifier {verifier!r}, of which the manifest says nothing")
+    for i, plan in enumerate(manifest.plans, 1):
+        menu = plan.menu
+        for leg in menu.legs:
+            if leg.backend not in manifest.backends:
+                raise ArtifactError(f"plan {i} draws from backend {leg.backend!r}, of which the manifest says nothing")
+        if menu.verifier is not None and menu.verifier not in manifest.verifiers:
+            raise ArtifactError(f"plan {i} wants verifier {menu.verifier!r}, of which the manifest says nothing")
+        runnable = [a for a, spec in zip(manifest.arms, manifest.specs, strict=True) if spec is not None]
+        for search in menu.searches:
+            if search not in runnable:
+                raise ArtifactError(f"plan {i} runs search {search!r}, which is not an arm that can be run")
 
 
 def _version_of(content: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """A decision, as callers, logs and people read it. How it is come to lives in policy.py."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -32,6 +32,11 @@ class Reason(StrEnum):
         """The reason as one sentence."""
         return _SENTENCES[self]
 
+    @property
+    def of_step(self) -> str:
+        """The reason as one sentence about a plan's step, which chooses among actions instead of arms."""
+        return _OF_STEPS.get(self, _SENTENCES[self])
+
 
 _SENTENCES = {
     Reason.BEST_UTILITY: "Of the arms within the limits, its quality is worth most after cost and time.",
@@ -49,12 +54,23 @@ _SENTENCES = {
     Reason.LIMITS_REACHED: "Nothing more keeps the hard limits, so the answer in hand is the answer.",
 }
 
+_OF_STEPS = {
+    Reason.BEST_UTILITY: "Of what may be done next within the limits, it is worth most after cost and time.",
+    Reason.ONLY_FEASIBLE: "It is all that may be done next within the hard limits.",
+    Reason.GUARDED: "Another way looked better, but not surely enough to leave the best fixed plan.",
+    Reason.UNFAMILIAR: "The prompt is unlike the training prompts, so the best fixed plan serves it.",
+    Reason.EXPLORED: "It was drawn at random among what may be done within the limits, to keep learning.",
+    Reason.INFEASIBLE: "Nothing keeps the hard limits; the best fixed plan was asked for in that case.",
+    Reason.BACKEND_FAILED: "A backend failed before it answered; this is the next best way.",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """What the caller knows of a request beside its text.
 
-    allowed       : names of the arms that may be chosen; None = all of them.
+    allowed       : names of the arms that may be chosen; None = all of them. With them an arm is chosen from the prompt
+                    alone, also where the router has a plan: a plan draws from backends, and runs no arms but searches.
     group, tenant : travel into the decision, for logs; no policy of today looks at them.
     """
 
@@ -89,10 +105,11 @@ class ArmEstimate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Which arm serves a prompt, and why.
+    """Which arm serves a prompt, and why; or, where a plan serves it, what is done first.
 
-    arm            : name of the arm chosen.
-    arms           : what was predicted of every arm, in the router's order.
+    arm            : name of the arm chosen; a plan's first action, such as "small x4".
+    arms           : what was predicted of every arm, in the router's order; of every first action: the quality of the
+                     answer at the end, and cost and latency of the whole request, if the plan goes on from there.
     utility        : of the arm chosen, at this objective; None where time is priced but was not measured.
     propensity     : chance in (0, 1] with which this arm was chosen; 1 without exploration.
     difficulty     : 1 - predicted quality of the reference arm.
@@ -100,6 +117,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     familiar       : whether the prompt is like those that the router was trained on.
     failed         : arms whose backend failed before this one was taken, in order.
     policy         : name, version and settings. router_version : content hash of the artifact.
+    plan           : what the plan may do, "small 1-32, large 1-8, verifier check"; "" = an arm is chosen, and no plan.
+    fixed_plan     : the best fixed plan at the objective, which `benefit` is over and `fallback` keeps to.
     """
 
     arm: str
@@ -115,6 +134,13 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     familiar: bool = True
     failed: tuple[str, ...] = ()
     context: Context | None = None
+    plan: str = ""
+    fixed_plan: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The reason for people."""
+        return self.reason.of_step if self.plan else self.reason.sentence
 
     @property
     def estimate(self) -> ArmEstimate:
@@ -146,28 +172,18 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def explain(self) -> str:
         """The decision for people: a sentence, and a line per arm, the one chosen marked."""
-        wide = max(len("arm"), *(len(a.name) for a in self.arms))
         lines = [
-            f"{self.arm}: {self.reason.sentence}",
+            f"{self.arm}: {self.sentence}",
             f"  difficulty {self.difficulty:.2f}, value of a correct answer {self.objective.value:g}"
             + (f", limits: {self.objective.limits}" if self.objective.limits else ""),
         ]
+        if self.plan:
+            lines.append(f"  first step of the plan {self.plan}; the best fixed plan: {self.fixed_plan}")
         if not self.familiar and self.reason is not Reason.UNFAMILIAR:
             lines.append("  the prompt is unlike the training prompts")
         if self.failed:
             lines.append(f"  failed first: {', '.join(self.failed)}")
-        lines.append(f"  {'arm':{wide}}  quality  benefit          cost   latency   utility")
-        for a in sorted(self.arms, key=lambda a: -math.inf if a.utility is None else a.utility, reverse=True):
-            mark = ">" if a.name == self.arm else " " if a.feasible else "x"
-            seconds = "-" if a.latency is None else f"{a.latency:.3g} s"
-            utility = "-" if a.utility is None else f"{a.utility:.4g}"
-            lines.append(
-                f"{mark} {a.name:{wide}}  {a.quality:7.3f}  {a.benefit:+.3f} ±{a.benefit_se:.3f}  "
-                f"{a.cost:9.4g} {seconds:>9} {utility:>9}"
-            )
-        if not all(a.feasible for a in self.arms):
-            lines.append("  x: not open to choice (a hard limit, not allowed, or its backend can't take the prompt)")
-        return "\n".join(lines)
+        return "\n".join([*lines, *table_of(self.arms, self.arm, "first" if self.plan else "arm")])
 
     def to_dict(self) -> dict[str, object]:
         """The decision as plain JSON types: `sentence` and the whole objective included."""
@@ -180,7 +196,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             "difficulty": self.difficulty,
             "propensity": self.propensity,
             "reason": self.reason.value,
-            "sentence": self.reason.sentence,
+            "sentence": self.sentence,
             "fallback": self.fallback,
             "familiar": self.familiar,
             "failed": list(self.failed),
@@ -188,6 +204,25 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             "tenant": self.context.tenant if self.context else None,
             "policy": self.policy,
             "router_version": self.router_version,
+            "plan": self.plan,
+            "fixed_plan": self.fixed_plan,
             "objective": msgspec.to_builtins(self.objective),
             "arms": [msgspec.structs.asdict(a) for a in self.arms],
         }
+
+
+def table_of(estimates: Sequence[ArmEstimate], chosen: str, head: str) -> list[str]:
+    """Lines of a table of estimates under the heading `head`, the best utility first, the one chosen marked."""
+    wide = max(len(head), *(len(a.name) for a in estimates))
+    lines = [f"  {head:{wide}}  quality  benefit          cost   latency   utility"]
+    for a in sorted(estimates, key=lambda a: -math.inf if a.utility is None else a.utility, reverse=True):
+        mark = ">" if a.name == chosen else " " if a.feasible else "x"
+        seconds = "-" if a.latency is None else f"{a.latency:.3g} s"
+        utility = "-" if a.utility is None else f"{a.utility:.4g}"
+        lines.append(
+            f"{mark} {a.name:{wide}}  {a.quality:7.3f}  {a.benefit:+.3f} ±{a.benefit_se:.3f}  "
+            f"{a.cost:9.4g} {seconds:>9} {utility:>9}"
+        )
+    if not all(a.feasible for a in estimates):
+        lines.append("  x: not open to choice (a hard limit, not allowed, or its backend can't take the prompt)")
+    return lines

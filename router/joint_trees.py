@@ -6,6 +6,7 @@ that are pooled over eight arms.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +48,34 @@ class JointForest:
         """Sums (n, K, v) over the trees of each member, for rows (n, features)."""
         return self.bound.summed(rows, self._values)
 
+    @property
+    def n_features(self) -> int:
+        """Columns of the rows that it reads."""
+        return self.bound.forest.n_features
+
+    def arrays(self, prefix: str = "") -> dict[str, NDArray[np.float32]]:
+        """The tables by the names that `of_arrays` looks for."""
+        return {f"{prefix}leaves_{k}": table for k, table in enumerate(self.tables)}
+
+    @classmethod
+    def of_arrays(
+        cls, name: str, texts: Sequence[str], arrays: Mapping[str, NDArray[Any]], *, values: int, prefix: str = ""
+    ) -> "JointForest":
+        """Make a forest of `values` per leaf from texts and tables. Raises ArtifactError for what does not fit."""
+        tables = []
+        for k in range(len(texts)):
+            key = f"{prefix}leaves_{k}"
+            table = arrays.get(key)
+            if table is None or table.dtype != np.float32 or table.ndim != 2 or table.shape[1] != values:
+                raise ArtifactError(f"{name}.npz: {key} must be float32 (leaves, {values}): train the router anew")
+            if not np.isfinite(table).all():
+                raise ArtifactError(f"{name}.npz: {key} holds a value that is not finite: train the router anew")
+            tables.append(table)
+        return cls.of(name, texts, tables)
+
     def pack(self, name: str) -> dict[str, bytes]:
         """The files that `read` makes the same forest from."""
-        arrays = {f"leaves_{k}": table for k, table in enumerate(self.tables)}
-        return {f"{name}.txt": "".join(self.texts).encode(), f"{name}.npz": pack_arrays(**arrays)}
+        return {f"{name}.txt": "".join(self.texts).encode(), f"{name}.npz": pack_arrays(**self.arrays())}
 
     @classmethod
     def read(cls, files: Mapping[str, bytes], *, name: str, values: int, members: int) -> "JointForest":
@@ -59,15 +84,7 @@ class JointForest:
         if f"{name}.npz" not in files:
             raise ArtifactError(f"the router lacks {name}.npz: train it anew")
         arrays = unpack_arrays(files[f"{name}.npz"], what=f"{name}.npz")
-        tables = []
-        for k in range(members):
-            table = arrays.get(f"leaves_{k}")
-            if table is None or table.dtype != np.float32 or table.ndim != 2 or table.shape[1] != values:
-                raise ArtifactError(f"{name}.npz: leaves_{k} must be float32 (leaves, {values}): train the router anew")
-            if not np.isfinite(table).all():
-                raise ArtifactError(f"{name}.npz: leaves_{k} holds a value that is not finite: train the router anew")
-            tables.append(table)
-        return cls.of(name, texts, tables)
+        return cls.of_arrays(name, texts, arrays, values=values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

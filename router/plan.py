@@ -1,269 +1,88 @@
 """Plans: what a request does next, given what it has shown so far.
 
-A plan has a MENU: backends from the cheapest to the dearest, in how many samples at a time each may be drawn, searches
-that may be run whole, and the ways to end: stop with the answer in hand, or give up. A request is at a NODE of the plan:
-at its start, after k samples of a backend, or after a search. At every node a forest tells of each action that is open
-there what it will come to, if the plan goes on from there as it does: quality, cost and seconds to go. `step` makes
-Estimates of them, whose columns are actions instead of arms, and the router's own policy chooses: one rule of utility,
-one guard, one set of limits. Deciding from the prompt alone is the step at the start.
+A plan has a menu of what it may do (plan_facts.py). At every node of it, a place where a request may stand, a forest
+tells of each action that is open there what it will come to, if the plan goes on from there as it does: quality, cost
+and seconds to go. `step` makes Estimates of them, whose columns are actions instead of arms, and the router's own
+policy chooses: one rule of utility, one guard, one set of limits. Deciding from the prompt alone is the step at the
+start.
 
-Beside the forests a plan holds FIXED PLANS (draw so many, stop once settled, else so many of the next backend, ...), with
-what each gave on average: the best one at an objective is what a step falls back to where the forests do not surely
-know better, and what serves prompts unlike those of training.
+Beside the forests a plan holds FIXED PLANS (draw so many, stop once settled, else so many of the next backend, ...),
+with what each gave on average: the best one at an objective is what a step falls back to where the forests do not
+surely know better, and what serves prompts unlike those of training.
 
 Learned by howhard.training.plans.learn; executed by plan_run.py; replayed by howhard.training.plans.replay.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..strategies.spec import SpecError
+from ..strategies.errors import ArtifactError, NoFeasibleArm
+from .artifact import pack_arrays, unpack_arrays
 from .decision import Reason
 from .estimates import ArmMeans, Estimates
-from .flight import FLIGHT_VERSION, OF_SAMPLES, STAYS_AHEAD, Draws, Floats, Lead, Mask, features_of_samples, lead_of
+from .flight import OF_SAMPLES, STAYS_AHEAD, Draws, Floats, Lead, Mask, features_of_samples, lead_of
 from .joint_trees import JointForest
 from .objective import Objective
-from .policy import Policy
+from .plan_facts import (
+    START,
+    Action,
+    Draw,
+    FixedPlan,
+    GiveUp,
+    Leg,
+    Menu,
+    Node,
+    Place,
+    PlanFacts,
+    Search,
+    Stop,
+    actions_at,
+    after,
+    is_open,
+    nodes_of,
+    places_of,
+    start_of,
+    words_of,
+)  # fmt: skip
+from .policy import Policy, UtilityPolicy
+from .trees import split_models
 
-# ── what may be done ────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Leg(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A backend that a plan may draw from.
-
-    stages : numbers of samples after which it is asked what to do next, ascending: (1, 2, 4, 8). Any may be drawn at
-             once from the start.
-    temperature, top_p, max_tokens : how the samples are drawn (SamplingParams).
-    """
-
-    backend: str
-    stages: tuple[int, ...]
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_tokens: int = 256
-
-    def __post_init__(self) -> None:
-        if not self.stages or list(self.stages) != sorted(set(self.stages)) or self.stages[0] < 1:
-            raise SpecError(
-                f"stages={self.stages!r} of {self.backend!r}: they must ascend from 1 or more, as (1, 2, 4)"
-            )
-
-
-class Menu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a plan may do.
-
-    legs     : the backends, the cheapest first: a plan goes from one to a later one, never back.
-    searches : arms that are run whole, such as tree searches; at the start or after samples of the first backend.
-    verifier : judges every complete sample as it comes; None = votes alone.
-    give_up  : whether a request may be answered with nothing, at no cost, before anything is drawn.
-    ahead    : how many of the next stages may be drawn at once after the first samples.
-    """
-
-    legs: tuple[Leg, ...]
-    searches: tuple[str, ...] = ()
-    verifier: str | None = None
-    give_up: bool = False
-    ahead: int = 2
-
-    def __post_init__(self) -> None:
-        names = [leg.backend for leg in self.legs]
-        if not names or len(set(names)) < len(names):
-            raise SpecError(f"legs of {names!r}: a plan draws from at least one backend, and names each once")
-        if self.ahead < 1:
-            raise SpecError(f"ahead={self.ahead!r}: at least the next stage must be open")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a request stands: how many samples of each leg it has, and which search it has run (-1 = none)."""
-
-    drawn: tuple[int, ...]
-    search: int = -1
-
-    @property
-    def leg(self) -> int:
-        """The leg that was drawn from last; -1 = none."""
-        return max((i for i, k in enumerate(self.drawn) if k), default=-1)
-
-    @property
-    def node(self) -> "Node":
-        """What of it chooses the forest; the rest is told by the features."""
-        if self.search >= 0 and self.leg <= 0:
-            return Node(search=self.search)
-        return Node(leg=self.leg, drawn=self.drawn[self.leg]) if self.leg >= 0 else START
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A place as forests know it: after `drawn` samples of leg `leg`, after search `search`, or the start (-1, 0, -1)."""
-
-    leg: int = -1
-    drawn: int = 0
-    search: int = -1
-
-
-START = Node()
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """Draw from a leg until it has `total` samples."""
-
-    leg: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """Run a search of the menu."""
-
-    search: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End with the answer in hand of a leg, or of a search."""
-
-    leg: int = -1
-    search: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """End without an answer."""
-
-
-Action = Draw | Search | Stop | GiveUp
-
-
-def start_of(menu: Menu) -> Place:
-    """Nothing drawn yet."""
-    return Place((0,) * len(menu.legs))
-
-
-def actions_at(menu: Menu, node: Node) -> tuple[Action, ...]:
-    """Everything that may be open at a node, in a fixed order, the ends first; `is_open` says what is at a place."""
-    legs, searches = range(len(menu.legs)), range(len(menu.searches))
-    if node == START:
-        ends: list[Action] = [GiveUp()] if menu.give_up else []
-        return (*ends, *_draws(menu, legs), *(Search(s) for s in searches))
-    if node.search >= 0:
-        return (Stop(leg=0), Stop(search=node.search), *_draws(menu, legs[1:]))
-    ends = [*(Stop(leg=i) for i in legs[: node.leg + 1]), *(Stop(search=s) for s in searches if node.leg > 0)]
-    further = [k for k in menu.legs[node.leg].stages if k > node.drawn][: menu.ahead]
-    more = [*(Draw(node.leg, k) for k in further), *(Search(s) for s in searches if node.leg == 0)]
-    return (*ends, *more, *_draws(menu, legs[node.leg + 1 :]))
-
-
-def _draws(menu: Menu, legs: range) -> list[Action]:
-    return [Draw(i, k) for i in legs for k in menu.legs[i].stages]
-
-
-def is_open(place: Place, action: Action) -> bool:
-    """Whether an action of the node's list makes sense at this place: there is an answer to stop with."""
-    if isinstance(action, Stop):
-        return place.drawn[action.leg] > 0 if action.leg >= 0 else place.search == action.search
-    return True
-
-
-def after(place: Place, action: Action) -> Place:
-    """Where an action leads; an end leads nowhere else."""
-    if isinstance(action, Draw):
-        drawn = tuple(action.total if i == action.leg else k for i, k in enumerate(place.drawn))
-        return replace(place, drawn=drawn)
-    if isinstance(action, Search):
-        return replace(place, search=action.search)
-    return place
-
-
-def places_of(menu: Menu) -> tuple[Place, ...]:
-    """Every place that can be reached, each after all that lead to it."""
-    found = {start_of(menu): None}
-    waiting = [start_of(menu)]
-    while waiting:
-        place = waiting.pop()
-        for action in actions_at(menu, place.node):
-            next_ = after(place, action)
-            if next_ not in found:
-                found[next_] = None
-                waiting.append(next_)
-    return tuple(sorted(found, key=lambda p: (p.leg if p.leg > 0 else 0, *reversed(p.drawn), p.search)))
-
-
-def words_of(menu: Menu, action: Action, place: Place | None = None) -> str:
-    """An action's name: "small x4", "stop with small", "small/beam_4x4", "give up"."""
-    if isinstance(action, Draw):
-        return f"{menu.legs[action.leg].backend} x{action.total}"
-    if isinstance(action, Search):
-        return menu.searches[action.search]
-    if isinstance(action, Stop):
-        source = menu.legs[action.leg].backend if action.leg >= 0 else menu.searches[action.search]
-        return f"stop with {source}"
-    return "give up"
-
-
-# ── fixed plans ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class FixedPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A plan that knows neither prompt nor price: what a step falls back to, and what learned plans must beat.
-
-    legs    : (leg, stages) in order: draw stage by stage, go on to the next leg after the last stage.
-    settled : end once the answer in hand is proven, or its chance to stay ahead is at least this (Beta's rule); None =
-              only once it is proven.
-    search  : instead of legs, a search of the menu.
-    """
-
-    legs: tuple[tuple[int, tuple[int, ...]], ...] = ()
-    settled: float | None = None
-    search: int = -1
-
-    def next(self, place: Place, ahead: Floats, proven: Mask, answered: Mask) -> list[tuple[Mask, Action]]:
-        """What each of n runs at a place does next: masks (n,) that add up to all, with an action each.
-
-        ahead, proven, answered : (n,), of the answer in hand of the leg drawn from last; not looked at before.
-        """
-        every = np.ones(len(proven), dtype=bool)
-        if self.search >= 0:
-            if place.search == self.search:
-                return [(every, Stop(search=self.search))]
-            return [(every, Search(self.search) if place.leg < 0 and place.search < 0 else _end(place))]
-        if place.leg < 0 and place.search < 0:
-            leg, stages = self.legs[0]
-            return [(every, Draw(leg, stages[0]))]
-        done = proven if self.settled is None else proven | (answered & (ahead >= self.settled))
-        if place.leg < 0:
-            return [(every, _end(place))]
-        onward = self._onward(place)
-        return [(every, _end(place))] if onward is None else [(done, _end(place)), (~done, onward)]
-
-    def _onward(self, place: Place) -> Draw | None:
-        for leg, stages in self.legs:
-            if leg < place.leg:
-                continue
-            further = [k for k in stages if leg > place.leg or k > place.drawn[leg]]
-            if further:
-                return Draw(leg, further[0])
-        return None
-
-    def words(self, menu: Menu) -> str:
-        """For people: "small 4, 8, 16 until proven, then large 1"."""
-        if self.search >= 0:
-            return menu.searches[self.search]
-        until = "until proven" if self.settled is None else f"until settled at {self.settled:g}"
-        parts = [f"{menu.legs[leg].backend} {', '.join(map(str, stages))}" for leg, stages in self.legs]
-        alone = len(self.legs) == 1 and len(self.legs[0][1]) == 1
-        return parts[0] if alone else f"{', then '.join(parts)} {until}"
-
-
-def _end(place: Place) -> Stop:
-    return Stop(leg=place.leg) if place.leg >= 0 else Stop(search=place.search)
-
+__all__ = [
+    "QUANTILES",
+    "START",
+    "Action",
+    "Draw",
+    "FixedPlan",
+    "GiveUp",
+    "Hand",
+    "Leg",
+    "Menu",
+    "Node",
+    "NodeModel",
+    "Place",
+    "Plan",
+    "PlanFacts",
+    "Search",
+    "State",
+    "Steps",
+    "Stop",
+    "actions_at",
+    "after",
+    "feature_names",
+    "features_of",
+    "is_open",
+    "nodes_of",
+    "places_of",
+    "plan_name",
+    "prompt_features",
+    "start_of",
+    "words_of",
+]
 
 # ── a state, and its features ───────────────────────────────────────────────────────────────────────────────
 
@@ -341,11 +160,11 @@ def feature_names(menu: Menu, arms: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def features_of(menu: Menu, state: State, log_value: Floats, log_second: Floats) -> Floats:
+def features_of(menu: Menu, state: State, log_value: Floats | float, log_second: Floats | float) -> Floats:
     """(n, columns): see `feature_names`; NaN where there is nothing to tell yet.
 
     *.agrees : whether the leg's (the search's) answer in hand is that of the first leg.
-    log_value, log_second : (n,) of the objective, see Plan.dials.
+    log_value, log_second : of the objective, one number or (n,), see Plan.dials.
     """
     n, legs = len(state), len(menu.legs)
     first = state.hands[0]
@@ -372,33 +191,6 @@ def features_of(menu: Menu, state: State, log_value: Floats, log_second: Floats)
 # ── the plan ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class PlanFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of a plan but its arrays; the router's manifest holds one per plan.
-
-    menu      : what it may do.   fixed : the fixed plans that it knows.
-    needs     : signals that its decisions read beside answers, lengths and the menu's verifier: "logprobs",
-                "confidence". A router whose backends lack one uses its next plan.
-    guard     : standard errors that must be left over to leave the best fixed plan's way; infinity is None: it never is.
-    unit      : mean cost of one sample of the first leg, which values and prices of time are measured in.
-    seconds   : per leg, seconds of a wave = a + b * longest sample's tokens + c * all its tokens; None = never timed.
-    search_seconds : mean seconds of each search, None where never timed.
-    extractor, flight : versions of what reads answers and features; others may see other agreement than was learned.
-    n_prompts, n_samples : what it was learned from, samples per prompt of the first leg.
-    """
-
-    menu: Menu
-    fixed: tuple[FixedPlan, ...]
-    needs: tuple[str, ...] = ()
-    guard: float | None = 0.0
-    unit: float
-    seconds: tuple[tuple[float, float, float] | None, ...]
-    search_seconds: tuple[float | None, ...] = ()
-    extractor: str
-    flight: str = FLIGHT_VERSION
-    n_prompts: int
-    n_samples: int
-
-
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 """Of the seconds to go that deadlines are held against."""
 
@@ -407,7 +199,8 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99)
 class NodeModel:
     """What the actions of one node come to.
 
-    forest : what the leaves of K members add to the v outputs.   base : (K, v).   error : (a, a), standard error of the quality difference of two actions.
+    forest : what the leaves of K members add to the v outputs.   base : (K, v).
+    error  : (a, a), standard error of the quality difference of two actions.
     tails  : (a, q), quantiles of the seconds to go, as multiples of their mean.
 
     Outputs, for a actions: quality (a), cost to go (a), seconds to go (a).
@@ -451,6 +244,26 @@ class Steps:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Open:
+    """What may be done at a place, with what its node's model says of it.
+
+    keep : places of the actions in the node's list.   ends : which are ends.   stops : (column, leg) of the ends with a
+    leg's answer.   gives_up : the column of that, None = none.   fixed, means : the fixed plans that may be followed.
+    """
+
+    actions: tuple[Action, ...]
+    names: tuple[str, ...]
+    keep: NDArray[np.intp]
+    ends: Mask
+    stops: tuple[tuple[int, int], ...]
+    gives_up: int | None
+    error: Floats
+    tails: Floats
+    fixed: tuple[FixedPlan, ...]
+    means: ArmMeans
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """A plan in memory: settings only, safe to share between threads.
 
@@ -461,139 +274,291 @@ class Plan:
     arms: tuple[str, ...]
     nodes: Mapping[Node, NodeModel]
     fixed_means: ArmMeans
+    _known: dict[tuple[Place, tuple[bool, ...]], _Open] = field(default_factory=dict, init=False, repr=False)
+
+    def start(self, estimates: Estimates) -> State:
+        """Prompts of which nothing is drawn yet, by the predictor's estimates of them."""
+        n = len(estimates)
+        return State(
+            place=start_of(self.facts.menu),
+            prompt=prompt_features(estimates),
+            familiar=np.ones(n, dtype=bool) if estimates.familiar is None else estimates.familiar,
+            hands=(None,) * len(self.facts.menu.legs),
+            found=None,
+            spent=np.zeros(n),
+            elapsed=np.zeros(n),
+        )
+
+    def policy(self, epsilon: float = 0.0) -> UtilityPolicy | None:
+        """What chooses, with the plan's guard; None where the best fixed plan's way is never left."""
+        return None if self.facts.guard is None else UtilityPolicy(guard=self.facts.guard, epsilon=epsilon)
 
     def dials(self, objective: Objective) -> tuple[float, float]:
         """The two numbers by which forests know an objective: log(value / unit), log(1 + price_of_second / unit)."""
         unit = self.facts.unit
-        return float(np.log(max(objective.value, 1e-9) / unit)), float(np.log1p(objective.price_of_second / unit))
+        return math.log(max(objective.value, 1e-9) / unit), math.log1p(objective.price_of_second / unit)
 
-    def best_fixed(self, objective: Objective) -> FixedPlan:
-        """The fixed plan of the highest mean utility at the objective, as surely as ArmMeans.best wants."""
-        return self.facts.fixed[self.fixed_means.best(objective)]
+    def best_fixed(self, objective: Objective, closed: Sequence[bool] = ()) -> FixedPlan:
+        """The fixed plan of the highest mean utility at the objective, as surely as ArmMeans.best wants.
+
+        closed : as in `step`: of plans that need nothing closed, where there are any.
+        """
+        open_ = self._open(start_of(self.facts.menu), tuple(closed))
+        return open_.fixed[open_.means.best(objective)]
 
     def step(
         self,
         state: State,
         objective: Objective,
-        policy: Policy,
+        policy: Policy | None,
         *,
         blind: NDArray[np.integer[Any]] | None = None,
         closed: Sequence[bool] = (),
         rng: np.random.Generator | None = None,
     ) -> Steps:
-        """Say what n runs at one place do next.
+        """What n runs at one place do next.
 
-        policy : chooses among the actions; its guard is held against the best fixed plan's way.
+        policy : chooses among the actions; its guard is held against the best fixed plan's way. None = that way is kept
+                 to, whatever the forests say, as far as the limits allow.
         blind  : (n,) members whose word counts, those that have not seen the prompt; None = the mean of all.
-        closed : of each leg, whether its backend is down; () = none.
+        closed : whether each leg's backend is down, and behind them whether each search's is; () = none.
 
         Raises NoFeasibleArm at the start, as the policy does; ConfigError where time is priced, or a deadline set, and
         the log had no times.
         """
-        place, menu, n = state.place, self.facts.menu, len(state)
-        model, every = self.nodes[place.node], actions_at(menu, place.node)
-        keep = [i for i, a in enumerate(every) if is_open(place, a) and not _is_closed(a, closed)]
-        actions = tuple(every[i] for i in keep)
-        value, second = self.dials(objective)
-        x = features_of(menu, state, np.full(n, value), np.full(n, second))
+        n, model, open_ = len(state), self.nodes[state.place.node], self._open(state.place, tuple(closed))
+        x = features_of(self.facts.menu, state, *self.dials(objective))
         out = model.outputs(x)
         out = out.sum(axis=1) / out.shape[1] if blind is None else out[np.arange(n), blind]
-        a = len(every)
-        quality = np.clip(out[:, :a][:, keep], 0.0, 1.0)
-        cost = np.maximum(out[:, a : 2 * a][:, keep], 0.0)
-        seconds = np.maximum(out[:, 2 * a :][:, keep], 0.0)
-        ends = np.array([isinstance(action, (Stop, GiveUp)) for action in actions])
-        cost[:, ends], seconds[:, ends] = 0.0, 0.0
-        quality[:, [isinstance(action, GiveUp) for action in actions]] = 0.0
-        proven = self._proven(state, actions)
+        # quality, cost and seconds (3, n, a): to go, at first, and none are below 0
+        quality, cost, seconds = np.maximum(out.reshape(n, 3, -1).transpose(1, 0, 2).take(open_.keep, axis=2), 0.0)
+        np.minimum(quality, 1.0, out=quality)
+        cost[:, open_.ends] = seconds[:, open_.ends] = 0.0
+        if open_.gives_up is not None:
+            quality[:, open_.gives_up] = 0.0
+        proven = np.zeros((n, len(open_.actions)), dtype=bool)
+        for column, leg in open_.stops:
+            hand = state.hands[leg]
+            if hand is not None:
+                proven[:, column] = hand.proven
         quality[proven] = 1.0
         cost += state.spent[:, None]
-        timed = all(s is not None for s in self.facts.seconds)
-        latency = state.elapsed[:, None, None] + seconds[:, :, None] * model.tails[keep] if timed else None
-        fixed = self._fixed(state, objective, actions)
-        steps = self._choose(
-            actions, quality, cost, latency, model.error[np.ix_(keep, keep)], fixed, objective, policy, rng, place
+        latency = None
+        if self.facts.timed:
+            latency = state.elapsed[:, None, None] + seconds[:, :, None] * open_.tails
+        fixed = self._fixed(state, open_, objective)
+        steps = self._choose(state, open_, quality, cost, latency, fixed, objective, policy, rng)
+        return self._ended(steps, state, open_, proven)
+
+    def _open(self, place: Place, closed: tuple[bool, ...]) -> _Open:
+        """What may be done at a place; the same for all runs there, so it is looked up once."""
+        found = self._known.get((place, closed))
+        if found is None:
+            found = self._known[place, closed] = self._look(place, closed)
+        return found
+
+    def _look(self, place: Place, closed: tuple[bool, ...]) -> _Open:
+        menu, model = self.facts.menu, self.nodes[place.node]
+        down = (*closed, *(False,) * (len(menu.legs) + len(menu.searches) - len(closed)))
+        searches_down = down[len(menu.legs) :]
+
+        def is_closed(action: Action) -> bool:
+            if isinstance(action, Draw):
+                return down[action.leg]
+            return isinstance(action, Search) and searches_down[action.search]
+
+        every = actions_at(menu, place.node)
+        keep = [i for i, action in enumerate(every) if is_open(place, action) and not is_closed(action)]
+        if not keep:
+            raise NoFeasibleArm(
+                "every backend that the plan may draw from at first is down, or cannot take the prompt: shorten the "
+                "prompt, or load the router with plan=False"
+            )
+        actions = tuple(every[i] for i in keep)
+        stops = [(j, a.leg) for j, a in enumerate(actions) if isinstance(a, Stop) and a.leg >= 0]
+        follow = [
+            i for i, plan in enumerate(self.facts.fixed)
+            if not any(down[leg] for leg, _ in plan.legs) and not (plan.search >= 0 and searches_down[plan.search])
+        ]  # fmt: skip
+        follow = follow or list(range(len(self.facts.fixed)))
+        means = self.fixed_means
+        if len(follow) < len(self.facts.fixed):
+            means = ArmMeans(
+                quality=means.quality[follow],
+                cost=means.cost[follow],
+                seconds=means.seconds[follow],
+                quality_se=means.quality_se[np.ix_(follow, follow)],
+            )
+        return _Open(
+            actions=actions,
+            names=tuple(words_of(menu, action) for action in actions),
+            keep=np.array(keep),
+            ends=np.array([isinstance(action, (Stop, GiveUp)) for action in actions]),
+            stops=tuple(stops),
+            gives_up=next((j for j, a in enumerate(actions) if isinstance(a, GiveUp)), None),
+            error=model.error[np.ix_(keep, keep)],
+            tails=model.tails[keep],
+            fixed=tuple(self.facts.fixed[i] for i in follow),
+            means=means,
         )
-        return self._ended(steps, state, proven, ends)
 
-    def _proven(self, state: State, actions: Sequence[Action]) -> Mask:
-        """(n, a): ends with an answer that a sound verifier proved."""
-        out = np.zeros((len(state), len(actions)), dtype=bool)
-        for j, action in enumerate(actions):
-            if isinstance(action, Stop) and action.leg >= 0:
-                hand = state.hands[action.leg]
-                if hand is not None:
-                    out[:, j] = hand.proven
-        return out
-
-    def _fixed(self, state: State, objective: Objective, actions: Sequence[Action]) -> NDArray[np.intp]:
-        """(n,) column of what the best fixed plan would do; where that is closed, of the first end, else of the first."""
+    def _fixed(self, state: State, open_: _Open, objective: Objective) -> NDArray[np.intp]:
+        """(n,) column of what the best fixed plan would do; where that is not open, the first: an end, where one is."""
         n, leg = len(state), state.place.leg
         hand = state.hands[leg] if leg >= 0 else None
         nothing = np.zeros(n, dtype=bool)
         proven = nothing if hand is None else hand.proven
-        ahead = np.zeros(n) if hand is None else hand.features[:, STAYS_AHEAD]
+        ahead = nothing if hand is None else hand.features[:, STAYS_AHEAD]
         answered = nothing if hand is None else hand.lead.label >= 0
         out = np.zeros(n, dtype=np.intp)
-        for mask, action in self.best_fixed(objective).next(state.place, ahead, proven, answered):
-            out[mask] = actions.index(action) if action in actions else 0
+        plan = open_.fixed[open_.means.best(objective)]
+        for mask, action in plan.next(state.place, ahead, proven, answered):
+            if action in open_.actions:
+                out[mask] = open_.actions.index(action)
         return out
 
     def _choose(
         self,
-        actions: tuple[Action, ...],
+        state: State,
+        open_: _Open,
         quality: Floats,
         cost: Floats,
         latency: Floats | None,
-        error: Floats,
         fixed: NDArray[np.intp],
         objective: Objective,
-        policy: Policy,
+        policy: Policy | None,
         rng: np.random.Generator | None,
-        place: Place,
     ) -> Steps:
         n, a = quality.shape
-        names = tuple(words_of(self.facts.menu, action) for action in actions)
-        later = objective if place == start_of(self.facts.menu) else objective.but(on_infeasible="fallback")
+        later = objective
+        if state.place.node != START and objective.on_infeasible != "fallback":
+            later = objective.but(on_infeasible="fallback")
+        chooser = UtilityPolicy() if policy is None else policy
         index, propensity = np.zeros(n, dtype=np.intp), np.ones(n)
         reason, fallback = np.empty(n, dtype=object), np.zeros(n, dtype=bool)
-        utility, feasible, se = np.empty((n, a)), np.ones((n, a), dtype=bool), np.zeros((n, a))
-        for way in np.unique(fixed):
-            rows = np.flatnonzero(fixed == way)
-            se[rows] = error[way]
+        utility, feasible, se = np.empty((n, a)), np.ones((n, a), dtype=bool), open_.error[fixed]
+        for way in fixed[:1] if n == 1 else np.unique(fixed):
+            rows = slice(None) if n == 1 else np.flatnonzero(fixed == way)
             estimates = Estimates(
-                arms=names,
+                arms=open_.names,
                 quality=quality[rows],
                 benefit_se=se[rows],
                 cost=cost[rows],
                 latency=None if latency is None else latency[rows],
                 quantiles=() if latency is None else QUANTILES,
-                fallback=names[way],
-                reference=names[way],
+                fallback=open_.names[way],
+                reference=open_.names[way],
             )
-            chosen = policy.choose(estimates, later, rng=rng)
+            chosen = chooser.choose(estimates, later, rng=rng)
             index[rows], propensity[rows], reason[rows] = chosen.index, chosen.propensity, chosen.reason
             fallback[rows], utility[rows], feasible[rows] = chosen.fallback, chosen.utilities, chosen.feasible
+        if policy is None:
+            kept = feasible[np.arange(n), fixed] & (index != fixed)
+            index[kept], reason[kept], fallback[kept] = fixed[kept], Reason.GUARDED, True
         return Steps(
-            actions=actions, index=index, reason=reason, fallback=fallback, quality=quality, cost=cost,
+            actions=open_.actions, index=index, reason=reason, fallback=fallback, quality=quality, cost=cost,
             latency=latency, utilities=utility, feasible=feasible, se=se, fixed=fixed, propensity=propensity,
         )  # fmt: skip
 
-    def _ended(self, steps: Steps, state: State, proven: Mask, ends: Mask) -> Steps:
-        """Let what needs no weighing have its way: what is proven ends; what is strange goes the fixed plan's way; and
-        where nothing keeps the limits any more, the best answer in hand is the answer.
+    def _ended(self, steps: Steps, state: State, open_: _Open, proven: Mask) -> Steps:
+        """Let what needs no weighing have its way: what is proven ends; what is strange goes the fixed plan's way, as
+        far as that keeps the limits; and where nothing keeps them any more, the best answer in hand is the answer.
         """
-        index, reason, fallback = steps.index.copy(), steps.reason.copy(), steps.fallback.copy()
-        strange = ~state.familiar
-        index[strange], reason[strange], fallback[strange] = steps.fixed[strange], Reason.UNFAMILIAR, True
-        if state.place != start_of(self.facts.menu):
-            stuck = ~steps.feasible[np.arange(len(index)), index]
-            best = np.where(ends, steps.quality, -1.0).argmax(axis=1)
-            index[stuck], reason[stuck] = best[stuck], Reason.LIMITS_REACHED
-        done = proven.any(axis=1)
-        index[done], reason[done], fallback[done] = proven.argmax(axis=1)[done], Reason.PROVEN, False
-        return replace(steps, index=index, reason=reason, fallback=fallback)
+        index, reason, fallback = steps.index, steps.reason, steps.fallback
+        rows = np.arange(len(index))
+        if not state.familiar.all():
+            strange = ~state.familiar & steps.feasible[rows, steps.fixed]
+            index[strange], reason[strange], fallback[strange] = steps.fixed[strange], Reason.UNFAMILIAR, True
+        if state.place.node != START:
+            stuck = ~steps.feasible[rows, index]
+            if stuck.any():
+                best = np.where(open_.ends, steps.quality, -1.0).argmax(axis=1)
+                index[stuck], reason[stuck] = best[stuck], Reason.LIMITS_REACHED
+        if proven.any():
+            done = proven.any(axis=1)
+            index[done], reason[done], fallback[done] = proven.argmax(axis=1)[done], Reason.PROVEN, False
+        return steps
+
+    # ── on disk ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def pack(self, prefix: str) -> dict[str, bytes]:
+        """The files that `of` makes the same plan from: the trees of all nodes as text, and all arrays.
+
+        prefix : what the files are called, `plan_name(i)` for the i-th plan of a manifest.
+        """
+        means, first = self.fixed_means, next(iter(self.nodes.values()))
+        texts: list[str] = []
+        arrays: dict[str, NDArray[Any]] = {
+            "members": np.array(float(len(first.base))),
+            "fixed": np.stack([means.quality, means.cost, means.seconds]).astype(np.float64),
+            "quality_se": np.asarray(means.quality_se, dtype=np.float64),
+        }
+        for i, node in enumerate(nodes_of(self.facts.menu)):
+            model = self.nodes[node]
+            texts += model.forest.texts
+            arrays |= model.forest.arrays(f"{i}_")
+            for name in ("base", "error", "tails"):
+                arrays[f"{i}_{name}"] = np.asarray(getattr(model, name), dtype=np.float64)
+        return {f"{prefix}.txt": "".join(texts).encode(), f"{prefix}.npz": pack_arrays(**arrays)}
+
+    @classmethod
+    def of(cls, facts: PlanFacts, files: Mapping[str, bytes], arms: tuple[str, ...], prefix: str) -> "Plan":
+        """Make the plan that a manifest's facts and the files of `pack` describe.
+
+        arms : of the router.
+
+        Raises ArtifactError for a missing file or array, a shape that does not fit, or a value out of range.
+        """
+        what, nodes, f = f"{prefix}.npz", nodes_of(facts.menu), len(facts.fixed)
+        if what not in files:
+            raise ArtifactError(f"the router lacks {what}: train it anew")
+        arrays = unpack_arrays(files[what], what=what)
+        _check(arrays, what, "members", (), least=1.0)
+        _check(arrays, what, "fixed", (3, f), nan_ok=True)
+        _check(arrays, what, "quality_se", (f, f))
+        members = int(arrays["members"])
+        texts = split_models(files, f"{prefix}.txt", members * len(nodes))
+        width = len(feature_names(facts.menu, arms))
+        models = {}
+        for i, node in enumerate(nodes):
+            a = len(actions_at(facts.menu, node))
+            _check(arrays, what, f"{i}_base", (members, 3 * a), least=-math.inf)
+            _check(arrays, what, f"{i}_error", (a, a))
+            _check(arrays, what, f"{i}_tails", (a, len(QUANTILES)))
+            forest = JointForest.of_arrays(
+                prefix, texts[i * members : (i + 1) * members], arrays, values=3 * a, prefix=f"{i}_"
+            )
+            if forest.n_features != width:
+                raise ArtifactError(
+                    f"{prefix}.txt: the trees of node {i} read {forest.n_features} features, not {width}: they are not "
+                    "of this router's arms and menu; train it anew"
+                )
+            named = {name: arrays[f"{i}_{name}"] for name in ("base", "error", "tails")}
+            models[node] = NodeModel(forest=forest, **named)
+        quality, cost, seconds = arrays["fixed"]
+        means = ArmMeans(quality=quality, cost=cost, seconds=seconds, quality_se=arrays["quality_se"])
+        return cls(facts=facts, arms=arms, nodes=models, fixed_means=means)
 
 
-def _is_closed(action: Action, closed: Sequence[bool]) -> bool:
-    return bool(closed) and isinstance(action, Draw) and closed[action.leg]
+def plan_name(index: int) -> str:
+    """What the files of a manifest's plan are called, counted from 0: "plan_1", "plan_2", ..."""
+    return f"plan_{index + 1}"
+
+
+def _check(
+    arrays: Mapping[str, NDArray[Any]],
+    what: str,
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    nan_ok: bool = False,
+    least: float = 0.0,
+) -> None:
+    array = arrays.get(name)
+    if array is None:
+        raise ArtifactError(f"{what} lacks {name}: train the router anew")
+    if array.dtype != np.float64 or array.shape != shape:
+        raise ArtifactError(f"{what}: {name} is {array.dtype} {array.shape}: it must be float64 {shape}")
+    ok = np.isfinite(array) | (np.isnan(array) & nan_ok)
+    if not ok.all() or (array < least).any():
+        raise ArtifactError(f"{what}: {name} holds a value that is not finite, or below {least:g}: train it anew")

@@ -116,9 +116,9 @@ def test_leaves_that_do_not_fit_their_table_are_not_read(lesson):
     learner = JointTreesLearner(rounds=5)
     component = learner.fit(lesson).component
     assert isinstance(component, JointTreesComponent)
-    short = [table[:-1] for table in component.tables]
+    short = [table[:-1] for table in component.forest.tables]
     with pytest.raises(ArtifactError, match="leaves do not fit their tables"):
-        JointTreesComponent.of("joint_trees", component.texts, short)
+        JointTreesComponent.of("joint_trees", component.forest.texts, short)
 
 
 def test_an_arm_without_outcomes_in_a_leaf_takes_the_step_of_all_arms():
