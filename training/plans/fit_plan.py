@@ -1,12 +1,14 @@
-"""Put a plan together: forests by backward induction, fixed plans with what they gave, and a guard that replay chose."""
+"""Put a plan together: forests by backward induction, fixed plans with what they gave, a guard that replay chose."""
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
 from ...router.estimates import ArmMeans, Estimates
+from ...router.joint_trees import JointForest
 from ...router.plan import (
     QUANTILES,
     FixedPlan,
@@ -16,12 +18,14 @@ from ...router.plan import (
     Plan,
     PlanFacts,
     actions_at,
+    places_of,
     prompt_features,
 )  # fmt: skip
 from ...router.policy import UtilityPolicy
 from ...strategies.answers import EXTRACTOR
 from ..guard import pairwise_error
 from ..threads import one_thread
+from .judge_plan import PlanReport, judge_plan
 from .learn import NodeFit, PlanSettings, induce
 from .replay import ByFixedPlan, Replayed, replay
 from .runs import Runs
@@ -30,7 +34,6 @@ from .trajectories import SampleLog
 Progress = Callable[[int, int], None]
 Seconds = tuple[tuple[float, float, float] | None, ...]
 
-STRENGTHS = (0.0, 0.5, 1.0, 2.0)
 SETTLED = (0.8, 0.9, 0.95, 0.99)
 """Chances to stay ahead at which fixed plans take an answer for settled."""
 
@@ -39,20 +42,23 @@ SETTLED = (0.8, 0.9, 0.95, 0.99)
 class FittedPlan:
     """A plan, and what fitting saw.
 
-    policy : chooses with the guard that was learned.   runs : of the training prompts.   fold : (n,) of theirs: member k
-    has not seen fold k.   fixed : what each fixed plan came to on them.
+    policy : chooses with the guard that was learned; None = no gain is sure, the best fixed plan serves everything.
+    runs   : of the training prompts.   fold : (n,) of theirs: member k has not seen fold k.
+    fixed  : what each fixed plan came to on them, without the ways.
+    report : what the plan is worth on prompts left out.
     """
 
     plan: Plan
-    policy: UtilityPolicy
+    policy: UtilityPolicy | None
     runs: Runs
     fold: np.ndarray
     fixed: tuple[Replayed, ...]
+    report: PlanReport
 
 
 def fixed_plans(menu: Menu) -> tuple[FixedPlan, ...]:
-    """Every fixed plan that is worth trying: so many at once; early stops with a cap, by proof or by votes; the same, and
-    then a later backend; each search.
+    """Every fixed plan that is worth trying: so many at once; early stops with a cap, by proof or by votes; the same,
+    and then a later backend; each search.
     """
     found: dict[FixedPlan, None] = {}
     settled: tuple[float | None, ...] = SETTLED if menu.verifier is None else (None, *SETTLED)
@@ -102,15 +108,18 @@ def _fit_plan(
     log: SampleLog, estimates: Estimates, fold: np.ndarray, families: Sequence[str], seconds: Seconds,
     settings: PlanSettings, needs: tuple[str, ...], progress: Progress | None,
 ) -> FittedPlan:  # fmt: skip
-    familiar = np.ones(len(log), dtype=bool)  # learned from all; the flag is the router's business
+    # Forests learn from all prompts; who is judged as a stranger is served by the best fixed plan, as when it serves.
+    familiar = np.ones(len(log), dtype=bool) if estimates.familiar is None else estimates.familiar
     runs = Runs(log, prompt_features(estimates), familiar, deals=settings.deals, seed=settings.seed, seconds=seconds)
-    first = log.legs[0]
-    unit = max(float(first.cost.mean() + first.prompt_cost.mean()), 1e-12)
-    fits, seen = induce(runs, fold, unit, settings, progress)
+    unit = _unit(log)
+    steps = _Steps(progress, len(dict.fromkeys(place.node for place in places_of(log.menu))) + 2)
+    fits, seen = induce(runs, fold, unit, settings, lambda *_: steps.done())
     family = np.unique(np.asarray(families, dtype=str), return_inverse=True)[1]
     nodes = {node: _model(node, fits[node], seen[node], runs, family, log.menu) for node in fits}
     candidates = fixed_plans(log.menu)
-    fixed = tuple(replay(runs, ByFixedPlan(p)) for p in candidates)
+    fixed = tuple(replace(replay(runs, ByFixedPlan(p)), moved={}, visited={}) for p in candidates)
+    steps.done()
+    first = log.legs[0]
     facts = PlanFacts(
         menu=log.menu,
         fixed=candidates,
@@ -122,8 +131,45 @@ def _fit_plan(
         n_prompts=len(log),
         n_samples=first.draws.k,
     )
-    plan = Plan(facts=facts, arms=estimates.arms, nodes=nodes, fixed_means=_means(fixed, family))
-    return FittedPlan(plan, UtilityPolicy(guard=0.0), runs, fold, fixed)
+    by_prompt = _ByPrompt.of(fixed)
+    plan = Plan(facts=facts, arms=estimates.arms, nodes=nodes, fixed_means=by_prompt.means(family))
+    members = [
+        replace(
+            plan,
+            nodes={node: _member(model, k) for node, model in nodes.items()},
+            fixed_means=by_prompt.rows(fold != k).means(family[fold != k]),
+        )
+        for k in range(int(fold.max()) + 1)
+    ]
+    report = judge_plan(members, runs, fold, fixed, family)
+    steps.done()
+    plan = replace(plan, facts=msgspec.structs.replace(facts, guard=report.strength))
+    policy = None if report.strength is None else UtilityPolicy(guard=report.strength)
+    return FittedPlan(plan, policy, runs, fold, fixed, report)
+
+
+class _Steps:
+    """Counts what is done of a fit."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def done(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _unit(log: SampleLog) -> float:
+    """Mean cost of a sample of the first leg that costs anything, its prompt included; 1 where all are free."""
+    costs = [float(leg.cost.mean() + leg.prompt_cost.mean()) for leg in log.legs]
+    return next((cost for cost in costs if cost > 0), 1.0)
+
+
+def _member(model: NodeModel, k: int) -> NodeModel:
+    """What member k alone says at a node."""
+    forest = JointForest.of("a member", model.forest.texts[k : k + 1], model.forest.tables[k : k + 1])
+    return replace(model, forest=forest, base=model.base[k : k + 1])
 
 
 def _model(
@@ -140,8 +186,10 @@ def _model(
     error = pairwise_error(
         told[one, :a], real[one, :a], np.unique(family[runs.prompt[rows[one]]], return_inverse=True)[1]
     )
-    mean = np.maximum(told[:, 2 * a :], 1e-9)
-    ratio = np.where(real[:, 2 * a :] > 0, real[:, 2 * a :] / mean, np.nan)
+    took = real[:, 2 * a :]
+    # What is told to take next to no time has no tail that could be told as a multiple of it.
+    mean = np.maximum(told[:, 2 * a :], 0.05 * np.where(np.isnan(took), 0.0, took).mean(axis=0) + 1e-12)
+    ratio = np.where(took > 0, took / mean, np.nan)
     tails = np.ones((a, len(QUANTILES)))
     for j in range(a):
         known = ratio[~np.isnan(ratio[:, j]), j]
@@ -150,14 +198,35 @@ def _model(
     return NodeModel(forest=fit.forest(f"plan {node}"), base=fit.bases, error=error, tails=tails)
 
 
-def _means(fixed: Sequence[Replayed], family: np.ndarray) -> ArmMeans:
-    quality = np.stack([f.by_prompt("quality") for f in fixed], axis=1)
-    cost = np.array([f.by_prompt("cost").mean() for f in fixed])
-    seconds = np.array([f.by_prompt("seconds").mean() for f in fixed])
-    count = int(family.max()) + 1
-    off = (quality - quality.mean(axis=0)) / len(quality)
-    sums = np.stack([np.bincount(family, c, minlength=count) for c in off.T], axis=1)
-    if count < 2:
-        sums, count = off, len(off)
-    apart = ((sums[:, :, None] - sums[:, None, :]) ** 2).sum(axis=0) * count / max(count - 1, 1)
-    return ArmMeans(quality=quality.mean(axis=0), cost=cost, seconds=seconds, quality_se=np.sqrt(apart))
+@dataclass(frozen=True, slots=True)
+class _ByPrompt:
+    """What the fixed plans came to, (n, plans) each."""
+
+    quality: np.ndarray
+    cost: np.ndarray
+    seconds: np.ndarray
+
+    @classmethod
+    def of(cls, fixed: Sequence[Replayed]) -> "_ByPrompt":
+        return cls(*(np.stack([f.by_prompt(name) for f in fixed], axis=1) for name in cls.__slots__))
+
+    def rows(self, mask: np.ndarray) -> "_ByPrompt":
+        return _ByPrompt(self.quality[mask], self.cost[mask], self.seconds[mask])
+
+    def means(self, family: np.ndarray) -> ArmMeans:
+        """Means over the prompts; errors of the differences over families, over prompts where there is one family."""
+        quality, cell = self.quality, np.unique(family, return_inverse=True)[1]
+        if int(cell.max()) < 1:
+            cell = np.arange(len(quality))
+        count = int(cell.max()) + 1
+        off = (quality - quality.mean(axis=0)) / len(quality)
+        sums = np.stack([np.bincount(cell, c, minlength=count) for c in off.T], axis=1)
+        square = sums.T @ sums
+        own = np.diag(square)
+        apart = np.maximum(own[:, None] + own[None, :] - 2 * square, 0.0) * count / max(count - 1, 1)
+        return ArmMeans(
+            quality=quality.mean(axis=0),
+            cost=self.cost.mean(axis=0),
+            seconds=self.seconds.mean(axis=0),
+            quality_se=np.sqrt(apart),
+        )
