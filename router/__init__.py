@@ -12,6 +12,7 @@ from ..strategies.errors import HowhardError
 from .decision import ArmEstimate, Context, Decision, Reason
 from .estimates import Estimates
 from .objective import Objective
+from .plan_choice import PlanWarning
 from .policy import Policy, ThresholdPolicy, UtilityPolicy
 from .router import FingerprintWarning, ObjectiveWarning, RoutedResult, RoutedStream, Router
 
@@ -24,6 +25,7 @@ __all__ = [
     "HowhardError",
     "Objective",
     "ObjectiveWarning",
+    "PlanWarning",
     "Policy",
     "Reason",
     "RoutedResult",

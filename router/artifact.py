@@ -17,7 +17,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         q = self.quantiles
         if list(q) != sorted(set(q)) or not all(0 < x < 1 for x in q):
             raise ArtifactError(f"quantiles={q!r}: they must ascend inside (0, 1)")
+
+    def asked_by(self, verifiers: Iterable[str], given: Collection[str]) -> tuple[str, ...]:
+        """Names of all backends that verifiers ask, or those that they are made of.
+
+        given : verifiers that were handed over: what they ask is known to whoever made them.
+        """
+        names: list[str] = []
+        waiting, seen = [*verifiers], set(given)
+        while waiting:
+            verifier = waiting.pop(0)
+            if verifier not in seen and verifier in self.verifiers:
+                seen.add(verifier)
+                names += self.verifiers[verifier].needs_backends
+                waiting += self.verifiers[verifier].needs_verifiers
+        return tuple(dict.fromkeys(names))
 
 
 def write_artifact(directory: str | Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:

@@ -1,8 +1,8 @@
 """Choose an arm: estimates and an objective come in, choices go out.
 
-Nothing here predicts, runs or logs. `choose` decides for many prompts at once from the prompts alone; `step`
-is the same decision as one move of a run, for policies that look at the results so far. A policy is settings
-only, and is data: configs and manifests hold it as it is.
+Nothing here predicts, runs or logs. `choose` decides for many prompts at once; a plan (plan.py) has it choose among
+actions, again and again as samples come in. A policy is settings only, and is data: configs and manifests hold it as it
+is.
 """
 
 import math
@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..strategies.base import StrategyResult
 from ..strategies.errors import ConfigError, InputError, NoFeasibleArm, nearest
 from ..strategies.spec import SpecError
 from .decision import Reason
@@ -83,32 +82,6 @@ class Choices:
         return len(self.index)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class State:
-    """Where a run stands: the prompt's estimates (one row), which arms may be run, and the results so far."""
-
-    estimates: Estimates
-    results: tuple[StrategyResult, ...] = ()
-    allowed: Mask | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Run this arm next."""
-
-    arm: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Answer with the best result so far."""
-
-    because: str
-
-
-Action = Run | Stop
-
-
 class Policy(Protocol):
     """What the router and the evaluation need of a policy."""
 
@@ -131,10 +104,6 @@ class Policy(Protocol):
         rng: np.random.Generator | None = None,
     ) -> Choices:
         """Choose an arm for every prompt."""
-        ...
-
-    def step(self, state: State, objective: Objective, *, rng: np.random.Generator | None = None) -> Action:
-        """Say what a run does next."""
         ...
 
 
@@ -226,10 +195,6 @@ class UtilityPolicy(
             reason[explored] = Reason.EXPLORED
             propensity = chances[rows, index]
         return _choices(index, propensity, reason, guarded & ~explored, scored)
-
-    def step(self, state: State, objective: Objective, *, rng: np.random.Generator | None = None) -> Action:
-        """Run the arm that `choose` picks; stop once there is a result."""
-        return _one_shot(self, state, objective, rng)
 
     def _greedy(self, estimates: Estimates, objective: Objective, scored: "_Scored") -> tuple[NDArray[np.intp], Mask]:
         """The arm taken without exploration, and where the guard turned a better-looking one down."""
@@ -328,23 +293,11 @@ class ThresholdPolicy(
         reason[limited] = Reason.LIMITED
         return _choices(index, np.ones(len(index)), reason, limited, scored)
 
-    def step(self, state: State, objective: Objective, *, rng: np.random.Generator | None = None) -> Action:
-        """Run the arm that `choose` picks; stop once there is a result."""
-        return _one_shot(self, state, objective, rng)
-
 
 PolicySpec = UtilityPolicy | ThresholdPolicy
 
 
 # ── shared by the policies ──────────────────────────────────────────────────────────────────────────────────
-
-
-def _one_shot(policy: Policy, state: State, objective: Objective, rng: np.random.Generator | None) -> Action:
-    """`step` of a policy that decides from the prompt alone."""
-    if state.results:
-        return Stop("this policy runs one arm")
-    choices = policy.choose(state.estimates, objective, allowed=state.allowed, rng=rng)
-    return Run(state.estimates.arms[int(choices.index[0])])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

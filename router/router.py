@@ -9,6 +9,7 @@ joins them, and knows what to do when a backend fails.
 """
 
 import asyncio
+import contextlib
 import itertools
 import threading
 import warnings
@@ -56,6 +57,9 @@ from .artifact import Manifest
 from .decision import ArmEstimate, Context, Decision, Reason
 from .estimates import Estimates, Floats
 from .objective import Objective
+from .plan import Plan
+from .plan_choice import check_prices, usable_plan
+from .plan_told import estimates_of
 from .policy import Choices, Mask, Policy, ThresholdPolicy, UtilityPolicy
 from .predictor import Predictor
 from .sources import read_source
@@ -100,6 +104,8 @@ class Router:
     manifest  : what the router is: arms, version, training facts.
     source    : where it was loaded from, a registry alias resolved to its version.
     policy, objective : what decides, and what is wanted where the caller says nothing.
+    plan      : what decides in flight, with its own guard in the policy's place; None = the arm that a prompt alone
+                decides on serves it. Not used where the policy is another than UtilityPolicy.
     """
 
     def __init__(
@@ -114,9 +120,11 @@ class Router:
         objective: Objective | None = None,
         fingerprint: Literal["warn", "error"] = "warn",
         seed: int | None = None,
+        plan: Plan | None = None,
     ) -> None:
         self.manifest = manifest
         self.predictor = predictor
+        self.plan = plan
         self.source = source
         self.policy: Policy = _named(manifest.policy if policy is None else policy, manifest)
         self.objective = manifest.objective if objective is None else objective
@@ -138,6 +146,7 @@ class Router:
         objective: Objective | None = None,
         fingerprint: Literal["warn", "error"] = "warn",
         seed: int | None = None,
+        plan: bool = True,
         tracking_uri: str | None = None,
     ) -> "Router":
         """Load a router.
@@ -153,13 +162,19 @@ class Router:
         fingerprint  : what a backend with other weights or prices than in training does, when it is first
                        used: "warn" (FingerprintWarning) or "error" (ArtifactError).
         seed         : of exploration; None = not reproducible.
+        plan         : whether to decide in flight, where the router has a plan. Of several the first is used whose
+                       signals the backends give (log-probabilities, confidences) and whose verifier can be asked;
+                       PlanWarning says why where that isn't the first.
         tracking_uri : MLflow's, for "models:" addresses; None = MLflow's own setting.
 
         Raises ArtifactError for a directory that is missing, damaged or of another schema; InputError for a
         backend or verifier that the router does not know.
         """
         manifest, files, origin = read_source(source, tracking_uri=tracking_uri)
-        return cls(
+        chosen = None
+        if plan and isinstance(_named(manifest.policy if policy is None else policy, manifest), UtilityPolicy):
+            chosen = usable_plan(manifest, files, backends or {}, verifiers or {}, stacklevel=2)
+        router = cls(
             manifest,
             Predictor.from_artifact(manifest, files),
             source=origin,
@@ -169,7 +184,14 @@ class Router:
             objective=objective,
             fingerprint=fingerprint,
             seed=seed,
+            plan=chosen,
         )
+        other = None if chosen is None else check_prices(chosen, manifest, backends or {})
+        if other is not None and fingerprint == "error":
+            raise ArtifactError(other)
+        if other is not None:
+            warnings.warn(other, FingerprintWarning, stacklevel=2)
+        return router
 
     def __repr__(self) -> str:
         return (
@@ -200,7 +222,11 @@ class Router:
         *,
         context: Context | None = None,
     ) -> Decision:
-        """Choose an arm for one prompt; no I/O.
+        """Choose an arm for one prompt, or what its plan does first; no I/O.
+
+        With a plan (`Router.plan`) this is the plan's step where nothing is drawn yet: the decision's `arm` is the
+        first action ("small x4"), its estimates are of the whole request. Where `context.allowed` names arms, one of
+        these is chosen from the prompt alone.
 
         Raises NoFeasibleArm where no arm keeps the objective's hard limits (unless its `on_infeasible` is
         "fallback"), PromptTooLong where the prompt certainly fits none of the backends that are open, InputError for
@@ -221,7 +247,72 @@ class Router:
         if not requests:
             return []
         estimates = self.predictor.predict_texts([r.text for r in requests])
+        if self._is_planned(context):
+            return self._first_steps(requests, estimates, objective or self.objective, context)
         return self._decide(requests, estimates, objective or self.objective, context)
+
+    @property
+    def plan_policy(self) -> Policy | None:
+        """What chooses among a plan's actions: the plan's own guard with the policy's exploration; see Plan.policy."""
+        if self.plan is None or not isinstance(self.policy, UtilityPolicy):
+            return None
+        return self.plan.policy(self.policy.epsilon)
+
+    def _is_planned(self, context: Context | None) -> bool:
+        """Whether the plan serves a request: there is one, and the caller names no arms."""
+        named = context is not None and context.allowed is not None
+        return self.plan is not None and isinstance(self.policy, UtilityPolicy) and not named
+
+    def _first_steps(
+        self, requests: Sequence[Request], estimates: Estimates, objective: Objective, context: Context | None
+    ) -> list[Decision]:
+        """What the plan does first with each prompt."""
+        assert self.plan is not None
+        self._check_value(objective)
+        plan, menu, policy = self.plan, self.plan.facts.menu, self.plan_policy
+        start, closed = plan.start(estimates), self._closed(requests)
+        label = f"{'keeps to the fixed plan' if policy is None else policy.label}; plan/1"
+        difficulty, decisions = estimates.difficulty.tolist(), {}
+        for pattern in dict.fromkeys(closed):
+            rows = [i for i, own in enumerate(closed) if own == pattern]
+            state = start if len(rows) == len(requests) else start[np.array(rows)]
+            with self._drawing if policy is not None and policy.random else contextlib.nullcontext():
+                steps = plan.step(state, objective, policy, closed=pattern, rng=self._rng)
+            fixed = plan.best_fixed(objective, pattern).words(menu)
+            for j, i in enumerate(rows):
+                actions, index = estimates_of(menu, steps, objective, j), int(steps.index[j])
+                decisions[i] = Decision(
+                    arm=actions[index].name,
+                    arms=actions,
+                    utility=actions[index].utility,
+                    propensity=float(steps.propensity[j]),
+                    reason=steps.reason[j],
+                    fallback=bool(steps.fallback[j]),
+                    difficulty=difficulty[i],
+                    objective=objective,
+                    policy=label,
+                    router_version=self.version,
+                    familiar=bool(state.familiar[j]),
+                    context=context,
+                    plan=menu.words,
+                    fixed_plan=fixed,
+                )
+        return [decisions[i] for i in range(len(requests))]
+
+    def _closed(self, requests: Sequence[Request]) -> list[tuple[bool, ...]]:
+        """Of each request, which legs, and behind them which searches, have a backend that cannot take the prompt.
+
+        Raises PromptTooLong where all are.
+        """
+        assert self.plan is not None
+        menu = self.plan.facts.menu
+        names = [*(leg.backend for leg in menu.legs), *(self._served.backend_of(s) or s for s in menu.searches)]
+        known = [(name, self._served.known.get(name)) for name in names]
+        closed = [tuple(b is not None and _certainly_too_long(b, r) for _, b in known) for r in requests]
+        full = [all(one) for one in closed]
+        if any(full):
+            raise _too_long(requests[full.index(True)], {n: b for n, b in known if b is not None})
+        return closed
 
     def _decide(
         self,
@@ -275,12 +366,7 @@ class Router:
                 mask &= ~np.outer(full, [self._served.backend_of(a) == name for a in arms])
         nowhere = before & ~mask.any(axis=1)
         if nowhere.any():
-            size = len(requests[int(nowhere.argmax())].text)
-            held = ", ".join(f"{n!r} holds {b.context} tokens" for n, b in self._served.known.items() if b.context)
-            raise PromptTooLong(
-                f"a prompt of {size} characters fills the context of every backend that may serve it ({held}): "
-                "shorten it, or allow an arm of a larger context"
-            )
+            raise _too_long(requests[int(nowhere.argmax())], self._served.known)
         return None if mask.all() else mask
 
     def _decisions(
@@ -563,6 +649,9 @@ class _Served:
         self._specs: dict[str, ArmSpec | None] = dict(zip(manifest.arms, manifest.specs, strict=True))
         self._needs = {a: _needs(s, manifest, verifiers) for a, s in self._specs.items() if s is not None}
         wanted = {name for names in self._needs.values() for name in names}
+        for plan in manifest.plans:
+            wanted |= {leg.backend for leg in plan.menu.legs}
+            wanted |= set(manifest.asked_by([plan.menu.verifier] if plan.menu.verifier else [], verifiers))
         for name in backends:
             if name not in wanted:
                 raise InputError(f"backends: {name!r} is not a backend of this router{nearest(name, wanted)}")
@@ -677,15 +766,16 @@ def _needs(spec: ArmSpec, manifest: Manifest, given: Mapping[str, Verifier]) -> 
 
     given : verifiers that were handed over: what they ask is known to whoever made them.
     """
-    names = [spec.backend, *spec.strategy.needs_backends]
-    waiting, seen = [*spec.strategy.needs_verifiers], set(given)
-    while waiting:
-        verifier = waiting.pop(0)
-        if verifier not in seen and verifier in manifest.verifiers:
-            seen.add(verifier)
-            names += manifest.verifiers[verifier].needs_backends
-            waiting += manifest.verifiers[verifier].needs_verifiers
+    names = (spec.backend, *spec.strategy.needs_backends, *manifest.asked_by(spec.strategy.needs_verifiers, given))
     return tuple(dict.fromkeys(names))
+
+
+def _too_long(request: Request, known: Mapping[str, Backend]) -> PromptTooLong:
+    held = ", ".join(f"{n!r} holds {b.context} tokens" for n, b in known.items() if b.context)
+    return PromptTooLong(
+        f"a prompt of {len(request.text)} characters fills the context of every backend that may serve it ({held}): "
+        "shorten it, or allow an arm of a larger context"
+    )
 
 
 def _certainly_too_long(backend: Backend, request: Request) -> bool:

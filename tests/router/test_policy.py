@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from howhard.router import Estimates, Objective, Reason, ThresholdPolicy, UtilityPolicy
-from howhard.router.policy import PolicySpec, Run, State, Stop, guarded_gain, utilities, within_limits
-from howhard.strategies.base import StrategyResult
+from howhard.router.policy import PolicySpec, guarded_gain, utilities, within_limits
 from howhard.strategies.errors import ConfigError, InputError, NoFeasibleArm
 
 ARMS = ("small/single", "small/best_of_4", "small/beam_4x4", "large/single")
@@ -283,14 +282,6 @@ def test_thresholds_step_to_the_nearest_arm_within_the_limits():
         policy.choose(e, Objective(value=1), allowed=np.array([False, False, False, True]))
     with pytest.raises(ConfigError, match="did you mean 'small/single'"):
         ThresholdPolicy(arms=("small/singe", ARMS[1], ARMS[2])).choose(e, Objective(value=1))
-
-
-def test_a_one_shot_policy_runs_one_arm_and_stops():
-    e = made([[0.5, 0.9]], [1.0, 2.0])
-    for policy in (UtilityPolicy(), ThresholdPolicy(arms=(ARMS[0], ARMS[1], ARMS[1]))):
-        assert policy.step(State(estimates=e), Objective(value=10)) == Run(ARMS[1])
-        after = State(estimates=e, results=(StrategyResult(answer="7", text="7"),))
-        assert isinstance(policy.step(after, Objective(value=10)), Stop)
 
 
 @pytest.mark.parametrize("policy", [UtilityPolicy(guard=1.5, epsilon=0.1), ThresholdPolicy(arms=ARMS[:3], easy=0.2)])
