@@ -124,8 +124,7 @@ def judge_plan(
     """
     settings = settings or GuardSettings()
     facts = members[0].facts
-    timed = all(shape is not None for shape in facts.seconds)
-    tried = [(value, 0.0) for value in VALUES] + (list(PRICED) if timed else [])
+    tried = [(value, 0.0) for value in VALUES] + (list(PRICED) if runs.timed else [])
     contests = [_Contest(members, runs, fold, fixed, family, *pair) for pair in tried]
     best: float | None = None
     most = 0.0

@@ -252,7 +252,7 @@ def induce(
     have not seen the prompt, and what was realised.
     """
     menu, rng = runs.log.menu, np.random.default_rng(settings.seed)
-    timed = all(s is not None for s in runs.seconds)
+    timed = runs.timed
     tasks = Tasks.of(runs, settings, rng, timed=timed)
     r = len(tasks.run)
     member = fold[runs.prompt[tasks.run]]

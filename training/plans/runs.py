@@ -1,4 +1,4 @@
-"""Runs that could have been: a samples log with every prompt's samples dealt in random orders, to be drawn stage by stage.
+"""Runs that could have been: a samples log with every prompt's samples dealt in random orders, to be drawn by stages.
 
 Learning and replay both walk over these: what a place shows (State), what an action costs and takes, and how good the
 answer is that a run stops with. The orders are all that is random. Runs of one prompt weigh as one prompt.
@@ -54,9 +54,16 @@ class Runs:
             order = rng.random((len(self.prompt), k)).argsort(axis=1)
             self._legs.append(leg[self.prompt].ordered(order))
         self._hands: dict[tuple[int, int], Hand] = {}
+        timed = [run.seconds[~np.isnan(run.seconds)] for run in log.searches]
+        self._search_seconds = [float(seconds.mean()) if len(seconds) else np.nan for seconds in timed]
 
     def __len__(self) -> int:
         return len(self.prompt)
+
+    @property
+    def timed(self) -> bool:
+        """Whether the seconds of everything are known."""
+        return None not in self.seconds and not np.isnan(self._search_seconds).any()
 
     def leg(self, leg: int) -> Samples:
         """The samples of a leg as they were dealt, (t, k)."""
@@ -106,7 +113,7 @@ class Runs:
             )
         if isinstance(action, Search):
             run, at = self.log.searches[action.search], self.prompt[rows]
-            return Spent(run.cost[at], run.tokens[at], np.full(len(rows), np.nanmean(run.seconds)))
+            return Spent(run.cost[at], run.tokens[at], np.full(len(rows), self._search_seconds[action.search]))
         nothing = np.zeros(len(rows))
         return Spent(nothing, nothing, nothing)
 

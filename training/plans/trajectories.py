@@ -18,11 +18,14 @@ from ...router.flight import Draws
 from ...router.plan import Leg, Menu
 from ...strategies import VerifierSpec
 from ...strategies.answers import EXTRACTOR
-from ...strategies.errors import TableError, nearest
+from ...strategies.errors import ConfigError, TableError, nearest
 from ..derive import labels_of, leaves_of, verdict_columns
 from ..fit_success import is_sound
 
 logger = logging.getLogger(__name__)
+
+SIGNALS = {"logprobs": "logprob", "confidence": "confidence"}
+"""Signals that a server may or may not give, as PlanFacts.needs calls them, and the column of Draws that holds each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +58,7 @@ class Samples:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Searched:
-    """What one search of the menu came to on n prompts, (n,) each; seconds NaN where not timed, label -1 = no answer."""
+    """What one search of the menu came to on n prompts, (n,) each; seconds NaN where not timed, label -1: no answer."""
 
     quality: np.ndarray
     cost: np.ndarray
@@ -79,6 +82,31 @@ class SampleLog:
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Which of SIGNALS most complete samples of every leg carry."""
+        there = {name: [getattr(leg.draws, column)[leg.draws.complete] for leg in self.legs] for name, column in
+                 SIGNALS.items()}  # fmt: skip
+        return tuple(n for n, legs in there.items() if all(len(v) and np.isfinite(v).mean() > 0.5 for v in legs))
+
+    def without(self, signals: Sequence[str]) -> "SampleLog":
+        """The same log as a server would show it that lacks some of SIGNALS: nothing reads them, they break no tie.
+
+        For the same samples without the verifier, and without what it costs, read the log for a menu without one.
+        Raises ConfigError for a name that is no signal.
+        """
+        for name in signals:
+            if name not in SIGNALS:
+                raise ConfigError(f"signals: there is no {name!r}{nearest(name, SIGNALS)}")
+        blank = [SIGNALS[name] for name in signals]
+
+        def blanked(leg: Samples) -> Samples:
+            return replace(
+                leg, draws=replace(leg.draws, **{c: np.full_like(getattr(leg.draws, c), np.nan) for c in blank})
+            )
+
+        return replace(self, legs=tuple(blanked(leg) for leg in self.legs))
 
     def rows(self, index: np.ndarray) -> "SampleLog":
         """Some of the prompts."""
@@ -114,12 +142,14 @@ def read_samples(
 
     Prompts that have fewer samples of a leg than its last stage, or lack a search, are left out and counted.
     Raises TableError that names the leg or search for which the log has nothing, or too little; for samples that were
-    not graded, lack the verifier's scores, are of two fingerprints, or have prices that contradict each other.
+    not graded, lack the verifier's scores, are of two fingerprints, have prices that contradict each other, or whose
+    answers another kind of extractor read. Raises InputError for an unknown verifier.
     """
     usable = samples["origin"].eq("collect").to_numpy(bool) & samples["finish_reason"].ne("error").to_numpy(bool)
     table = samples.loc[usable].reset_index(drop=True)
     if table.empty:
         raise TableError("samples: no row of origin 'collect' came to an end: a plan is learned from collected samples")
+    _check_extractors(table)
     complete = table["finish_reason"].eq("stop").to_numpy(bool)
     searched = outcomes.loc[outcomes["arm"].isin(menu.searches)].reset_index(drop=True)
     answers = labels_of(
@@ -148,6 +178,17 @@ def read_samples(
         searches=tuple(Searched(*(np.array([found[i][j] for i in ids]) for j in range(5))) for found in runs),
         left_out=seen - len(ids),
     )
+
+
+def _check_extractors(table: pd.DataFrame) -> None:
+    """Answers of an older extractor of the same family are read again from the texts; those of another can't be."""
+    family = EXTRACTOR.split("/")[0]
+    foreign = sorted(e for e in set(table["extractor"]) if e.split("/")[0] != family)
+    if foreign:
+        raise TableError(
+            f"samples: answers were read by extractor {foreign[0]!r}, this howhard reads them by {EXTRACTOR!r}: what "
+            "agrees in the log would not agree when it serves. Collect again, or use the howhard that made the log"
+        )
 
 
 def _as_samples(outcomes: pd.DataFrame) -> pd.DataFrame:
