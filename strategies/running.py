@@ -347,7 +347,7 @@ class Run:
             raise _nothing_left(self.backend.name, [c.generation for c in failed])
         if failed:
             reasons.append(f"{len(failed)} of {len(candidates)} failed: {failed[0].generation.error}")
-        if best is None or best.answer is None:
+        if candidates and (best is None or best.answer is None):
             reasons.append("no sample was complete")
         return StrategyResult(
             answer=best.answer if best is not None else None,
