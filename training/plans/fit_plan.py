@@ -162,7 +162,7 @@ class _Steps:
 
 def _unit(log: SampleLog) -> float:
     """Mean cost of a sample of the first leg that costs anything, its prompt included; 1 where all are free."""
-    costs = [float(leg.cost.mean() + leg.prompt_cost.mean()) for leg in log.legs]
+    costs = [float(leg.cost.mean() + leg.prompt_cost.mean() + leg.reading_cost.mean()) for leg in log.legs]
     return next((cost for cost in costs if cost > 0), 1.0)
 
 

@@ -261,11 +261,11 @@ def induce(
     nothing = np.zeros(r)
     hidden = _hidden(feature_names(menu, ()), runs.features.shape[1], settings.hidden)
     places = places_of(menu)
-    nodes = list(dict.fromkeys(p.node for p in places))
+    nodes = list(dict.fromkeys(p.node for p in reversed(places)))  # each after all that it leads to
     worth: dict[Place, np.ndarray] = {}
     fits: dict[Node, NodeFit] = {}
     seen: dict[Node, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-    for done, node in enumerate(reversed(nodes)):
+    for done, node in enumerate(nodes):
         mine = [p for p in places if p.node == node]
         actions = actions_at(menu, node)
         a = len(actions)

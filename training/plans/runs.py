@@ -106,9 +106,10 @@ class Runs:
             leg, start = self._legs[action.leg], place.drawn[action.leg]
             wave = slice(start, action.total)
             own = leg.draws.tokens[rows, wave]
+            judged = leg.draws.complete[rows, wave].any(axis=1)
             return Spent(
-                leg.cost[rows, wave].sum(axis=1) + leg.prompt_cost[rows],
-                leg.tokens[rows, wave].sum(axis=1) + leg.prompt_tokens[rows],
+                leg.cost[rows, wave].sum(axis=1) + leg.prompt_cost[rows] + judged * leg.reading_cost[rows],
+                leg.tokens[rows, wave].sum(axis=1) + judged * leg.prompt_tokens[rows],
                 seconds_of_wave(self.seconds[action.leg], own),
             )
         if isinstance(action, Search):

@@ -33,7 +33,8 @@ class Samples:
     """All logged samples of one leg for n prompts, k each.
 
     draws   : as they were drawn.   quality : (n, k).   cost : (n, k), of a sample with its verdict; prompt_cost : (n,)
-    of a wave.   tokens : (n, k), completion and verifier tokens; prompt_tokens : (n,), a verifier's, once per wave.
+    of a wave.   tokens : (n, k), completion and verifier tokens.   prompt_tokens, reading_cost : (n,), what a verifier
+    takes once per wave in which a sample is complete.
     """
 
     draws: Draws
@@ -42,6 +43,7 @@ class Samples:
     prompt_cost: np.ndarray
     tokens: np.ndarray
     prompt_tokens: np.ndarray
+    reading_cost: np.ndarray
 
     def __getitem__(self, rows: Any) -> "Samples":
         return Samples(*(getattr(self, name)[rows] for name in Samples.__slots__))
@@ -230,7 +232,7 @@ class _Reader:
         self._cost = table["cost"].to_numpy(float, copy=True)
         self._tokens = table["completion_tokens"].to_numpy(float, copy=True)
         self._prompt_cost = table["prompt_cost"].to_numpy(float, copy=True)
-        self._prompt_tokens = np.zeros(len(table))
+        self._prompt_tokens, self._reading_cost = np.zeros(len(table)), np.zeros(len(table))
         if chain is not None:
             self._judge(chain, sound)
 
@@ -256,7 +258,7 @@ class _Reader:
                 self._proven[mine] = told.score[mine] == 1.0
             for total, each in ((self._cost, told.cost), (self._tokens, told.tokens)):
                 total[waiting] += each[waiting]
-            for total, each in ((self._prompt_cost, told.prompt_cost), (self._prompt_tokens, told.prompt_tokens)):
+            for total, each in ((self._reading_cost, told.prompt_cost), (self._prompt_tokens, told.prompt_tokens)):
                 total[waiting] += each[waiting]
             waiting &= ~mine
 
@@ -341,4 +343,5 @@ class _Reader:
             prompt_cost=self._prompt_cost[at].mean(axis=1),
             tokens=self._tokens[at],
             prompt_tokens=self._prompt_tokens[at].max(axis=1),
+            reading_cost=self._reading_cost[at].max(axis=1),
         )

@@ -138,7 +138,7 @@ def world(p: np.ndarray, legs: tuple[Leg, ...], rng: np.random.Generator, *, giv
             confidence=unknown,
             tokens=tokens,
         )
-        return Samples(draws, proven.astype(float), price * tokens, np.zeros(n), tokens, np.zeros(n))
+        return Samples(draws, proven.astype(float), price * tokens, np.zeros(n), tokens, np.zeros(n), np.zeros(n))
 
     log = SampleLog(
         menu=Menu(legs=legs, verifier="check", give_up=give_up),
