@@ -29,12 +29,14 @@ class Proposed:
 
     version  : its own in the registry. previous : whose place it took; None where it took none.
     forced   : whether it is champion against the verdict.
+    plans    : whether it has plans, which no verdict is about.
     """
 
     verdict: Verdict
     version: str
     previous: str | None
     forced: bool
+    plans: bool = False
 
     @property
     def promoted(self) -> bool:
@@ -53,11 +55,15 @@ class Proposed:
             lines = [f"not promoted: {name} is the challenger", f"  {v.reason}", f"  {v.remedy}", f"  {_FORCE}"]
         if v.holdout is not None:
             lines.append(f"  holdout {v.holdout.version}, {len(v.holdout):,} prompts")
+        if self.plans:
+            lines.append("  judged by the arms that it chooses from the prompt alone; its plans were not part of it")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
-        facts = {"promoted": self.promoted, "forced": self.forced, "model_version": self.version}
+        facts = {
+            "promoted": self.promoted, "forced": self.forced, "model_version": self.version, "plans": self.plans,
+        }  # fmt: skip
         return {**self.verdict.to_dict(), **facts, "previous": self.previous}
 
 
@@ -65,7 +71,7 @@ def contender(source: str | Path, *, uri: str | None = None) -> Contender:
     """Load a router, with the files that tell what it was trained on. Raises what Router.load raises."""
     manifest, files, origin = read_source(source, tracking_uri=uri)
     router = Router(manifest, Predictor.from_artifact(manifest, files), source=origin)
-    return Contender(router=router, files=files, source=origin)
+    return Contender(router=router, files=files, source=origin, plans=bool(manifest.plans))
 
 
 def champion_holdout(uri: str) -> Holdout | None:
@@ -100,11 +106,13 @@ def propose(
     version = register()
     if not verdict.promote and force is None:
         registry.challenge(version, verdict.reason, uri=uri)
-        return Proposed(verdict=verdict, version=version, previous=None, forced=False)
+        return Proposed(verdict=verdict, version=version, previous=None, forced=False, plans=candidate.plans)
     forced = None if verdict.promote else force
     holdout = verdict.holdout or _unseen(candidate, table)
     previous = registry.crown(version, verdict.reason, holdout=holdout, forced=forced, uri=uri)
-    return Proposed(verdict=verdict, version=version, previous=previous, forced=forced is not None)
+    return Proposed(
+        verdict=verdict, version=version, previous=previous, forced=forced is not None, plans=candidate.plans
+    )
 
 
 def _verdict(candidate: Contender, table: OutcomeMatrix, *, uri: str, seed: int) -> Verdict:

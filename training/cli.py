@@ -287,8 +287,16 @@ def train(
         int,
         typer.Option(min=0, help="Trials of a search for better settings; Ctrl-C ends it, and the best is taken."),
     ] = 0,
+    plan: Annotated[
+        bool | None,
+        typer.Option(
+            help="Also learn from the log's samples what to do next while a request is in flight "
+            "[default: if --config has a table plan]."
+        ),
+    ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="A howhard.toml: its [fit], [objective] and [tracking] count.")
+        Path | None,
+        typer.Option("--config", help="A howhard.toml: its [fit], [plan], [objective] and [tracking] count."),
     ] = None,
     encoder: Annotated[
         str | None, typer.Option(help="Embed prompts by this model: all-MiniLM-L6-v2, another name, or a directory.")
@@ -304,15 +312,17 @@ def train(
 ) -> None:
     """Train a router on logged outcomes, evaluate it on held-out prompts, and register it in MLflow."""
     from .commands import train as go
-    from .config import TrainConfig, fit_settings, load_train_config
+    from .config import TrainConfig, fit_settings, load_train_config, plan_options
 
     configured = TrainConfig() if config is None else load_train_config(config)
     named = None if components is None else components.split(",")
     settings = fit_settings(configured.fit, encoder=encoder, components=named, seed=seed)
+    wanted = configured.plan is not None if plan is None else plan
     _print(
         go(
             source, out, mapping=column or [], runs=run or [], experiment=experiment, value=value,
-            objective=configured.objective, holdout=holdout, register=register, dial=dial, tune=tune, settings=settings,
+            objective=configured.objective, holdout=holdout, register=register, dial=dial, tune=tune,
+            plan=plan_options(configured.plan or {}) if wanted else None, settings=settings,
             tracking_uri=tracking_uri or configured.tracking.uri, seed=settings.seed, quiet=as_json,
         ),
         as_json,

@@ -48,6 +48,8 @@ from .learning_curve import LearningCurve
 from .learning_curve import learning_curve as curve_of
 from .log import Log
 from .matrix import OutcomeMatrix
+from .plans.menus import PlanOptions
+from .plans.train_plans import PlanLog, PlansReport, learn_plans, read_plan_log, report_plans
 from .printing import WIDTH
 from .progress import StageProgress, bars
 from .prompt_sets import read_prompts
@@ -312,6 +314,7 @@ class TrainReport:
     guard: GuardReport
     success: tuple[SuccessScores, ...] = ()
     tuned: Tuned | None = None
+    plans: PlansReport | None = None
 
     def text(self) -> str:
         """For people."""
@@ -320,6 +323,8 @@ class TrainReport:
             lines += [self.tuned.text(), ""]
         lines += [self.report.text(), "", textwrap.fill(self.guard.text(), WIDTH)]
         lines += [*(textwrap.fill(scores.text(), WIDTH) for scores in self.success), ""]
+        if self.plans is not None:
+            lines += [self.plans.text(), ""]
         lines.append(f"router {self.router_version} in {self.out}")
         lines.append(f"MLflow run {self.run_id} in {self.tracking_uri}")
         if self.proposed is not None:
@@ -342,6 +347,7 @@ class TrainReport:
             "data": self.data.to_dict(),
             "success": [asdict(scores) for scores in self.success],
             "tuned": None if self.tuned is None else self.tuned.to_dict(),
+            "plans": None if self.plans is None else plain(self.plans.to_dict()),
             **self.report.to_dict(),
         }
 
@@ -360,6 +366,7 @@ def train(
     tracking_uri: str | None = None,
     dial: bool = False,
     tune: int = 0,
+    plan: PlanOptions | None = None,
     settings: FitSettings | None = None,
     seed: int = 0,
     quiet: bool = False,
@@ -371,6 +378,7 @@ def train(
     dial   : learn of best-of-N and votes at every N that the log's samples can tell of, not at the log's alone.
     tune   : trials of a search for better settings, which starts from `settings` (see tuning.py); 0 = none. Ctrl-C ends
              the search, and the router is trained with the best so far; the trials are kept beside the router.
+    plan   : also learn plans that decide in flight from the log's samples, and keep them with the router; None = don't.
     objective : the router's own; `value` comes first. None = no limits, and a value chosen on validation prompts.
     settings  : how it is fitted; None = the defaults. seed : of the intervals, and of the fit without settings.
 
@@ -397,6 +405,7 @@ def train(
     if not held.any() or held.all():
         raise TableError(f"{len(matrix)} prompts: too few to hold a share of {holdout:g} of them out")
     learned = matrix.rows(~held)
+    read = None if plan is None else _read_for_plans(source, plan)
     with bars(quiet=quiet) as progress:
         tuned = None
         if tune:
@@ -418,6 +427,9 @@ def train(
             verifiers=source.verifiers,
             progress=partial(progress, "fitting"),
         )
+        made = ()
+        if plan is not None and read is not None:
+            made = learn_plans(read, fitted, learned, plan, partial(progress, "learning plans"))
         if value is not None:
             objective = Objective(value=value) if objective is None else objective.but(value=value)
         about: dict[str, Any] = {
@@ -426,6 +438,7 @@ def train(
             "specs": source.specs,
             "backends": source.backends,
             "verifiers": source.verifiers,
+            "plans": [one.plan for one in made],
         }
         router = Router.load(_fresh(out, lambda at: write_router(at, fitted, **about)))
         on_held: Evaluation | Skipped
@@ -456,12 +469,27 @@ def train(
         unseen = matrix.rows(held).columns(router.arms)
         success = success_scores(router.predictor.success, unseen, router.estimate(unseen.texts).quality)
     figures = report.plots(out.with_suffix(".png"))
+    plans = None
+    if read is not None:
+        unseen = matrix.rows(held)
+        plans = report_plans(
+            made,
+            read,
+            unseen,
+            router.estimate(unseen.texts),
+            router.policy,
+            router.objective,
+            picture=out.with_name(f"{out.name}-plan.png"),
+            seed=seed,
+        )
+        figures += [] if plans.picture is None else [plans.picture]
     run_id = tracking.log_training(
         out,
         params={"settings": msgspec.to_builtins(fitted.settings), "holdout": holdout, "seed": seed},
         metrics={
             **(headline(on_held) if isinstance(on_held, Evaluation) else {}),
             "validation_gain": fitted.gain,
+            **({} if plans is None else plans.metrics()),
             **{f"weight/{name}": weight for name, weight in fitted.weights.items()},
         },
         outcomes=source.outcomes,
@@ -486,7 +514,14 @@ def train(
         guard=fitted.guard,
         success=success,
         tuned=tuned,
+        plans=plans,
     )
+
+
+def _read_for_plans(source: Source, options: PlanOptions) -> PlanLog:
+    if source.log is None:
+        raise InputError(f"{source.name} holds no samples to learn plans from: train it without --plan")
+    return read_plan_log(source.log, source.outcomes, list(source.specs.values()), source.verifiers, options)
 
 
 def _fresh(out: Path, write: Callable[[Path], Any]) -> Path:

@@ -23,6 +23,7 @@ from .settings_table import from_table
 
 if TYPE_CHECKING:
     from .fit import FitSettings
+    from .plans.menus import PlanOptions
 
 
 class CollectConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,6 +75,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     verifiers : name -> what scores candidates at run time.
     arms      : what the router chooses among.
     fit       : how a router is trained, keys as in fit.FitSettings; read by `fit_settings`.
+    plan      : what its plans are learned for, keys as in plans.menus.PlanOptions; read by `plan_options`.
     """
 
     backends: dict[str, BackendSpec]
@@ -84,6 +86,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tracking: TrackingConfig = TrackingConfig()
     objective: Objective | None = None
     fit: dict[str, Any] = {}
+    plan: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not self.backends:
@@ -116,6 +119,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What training takes from a configuration: a file for it alone need not name any backend or arm."""
 
     fit: dict[str, Any] = {}
+    plan: dict[str, Any] | None = None
     objective: Objective | None = None
     tracking: TrackingConfig = TrackingConfig()
 
@@ -137,7 +141,7 @@ def load_train_config(path: str | Path) -> TrainConfig:
     if "backends" not in table and "arms" not in table:
         return _converted(table, TrainConfig, str(path))
     whole = _checked(table, str(path))
-    return TrainConfig(fit=whole.fit, objective=whole.objective, tracking=whole.tracking)
+    return TrainConfig(fit=whole.fit, plan=whole.plan, objective=whole.objective, tracking=whole.tracking)
 
 
 def parse_config(text: str, *, source: str = "configuration") -> Config:
@@ -168,6 +172,13 @@ def fit_settings(table: dict[str, Any], *, encoder: str | None = None, **changes
             "give --encoder, for instance all-MiniLM-L6-v2, or leave 'encoder' out"
         )
     return dataclasses.replace(settings, features=features)
+
+
+def plan_options(table: dict[str, Any]) -> "PlanOptions":
+    """What a plan is learned for, from a [plan] table. Raises ConfigError as `fit_settings`."""
+    from .plans.menus import PlanOptions
+
+    return from_table(PlanOptions, table, "plan")
 
 
 def _read(path: Path) -> str:
@@ -203,11 +214,13 @@ def _converted(table: dict, kind: type[C], source: str) -> C:
         made = msgspec.convert(table, kind)
     except (msgspec.ValidationError, ConfigError) as exc:
         raise ConfigError(f"{source}: {_explain(str(exc), table)}") from exc
-    if made.fit:
-        try:
+    try:
+        if made.fit:
             fit_settings(made.fit)
-        except ConfigError as exc:
-            raise ConfigError(f"{source}: {exc}") from exc
+        if made.plan:
+            plan_options(made.plan)
+    except ConfigError as exc:
+        raise ConfigError(f"{source}: {exc}") from exc
     return made
 
 
@@ -399,6 +412,13 @@ latency_prompts = 16                  # every arm is run alone on so many prompt
 # trees = { rounds = 25, leaves = 31 }
 # guard = { strange_share = 0.05 }    # largest share of familiar prompts that may be taken for strange ones
 #                                     # an encoder too: [fit.features.encoder] model = "all-MiniLM-L6-v2"
+
+# [plan]                              # howhard train --plan learns what to do next from the samples so far
+# stages = { small = [1, 2, 4, 8, 16], large = [1, 2, 4, 8] }     # the cheapest first; default: what the log holds
+# searches = []                       # arms that may be run whole; default: the log's best tree searches
+# verifier = "none"                   # votes alone; default: that of the log's best-of-N arms
+# give_up = false                     # whether a request may be answered with nothing
+# settings = { rounds = 40, values = [1.0, 1000.0] }              # values in costs of one sample of the first backend
 
 [tracking]
 uri = "sqlite:///mlflow.db"

@@ -7,6 +7,7 @@ objective's value is chosen. howhard.router.predictor defines what is written, a
 """
 
 import dataclasses
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from ..router.encoder import open_encoder
 from ..router.estimates import ArmMeans, Estimates, FixedArms
 from ..router.features import Features, FeatureSpec, featurize, identified
 from ..router.objective import Objective
+from ..router.plan import Plan, plan_name
 from ..router.policy import Policy, PolicySpec, UtilityPolicy
 from ..router.predictor import Predictor
 from ..router.success import SuccessModel
@@ -100,6 +102,7 @@ class Fitted:
 
     predictor  : of the very class, and from the very bytes (`files`), that a router loads.
     validation : out-of-fold estimates of the training prompts: each by the members that did not see it.
+    fold       : (n,) of the training prompts.
     value      : of a correct answer: the cheapest point within the tolerance of the best fixed arm on validation.
     values     : the least and the greatest value that were looked at.
     policy     : what decides on the estimates, with the guard that was learned.
@@ -112,6 +115,7 @@ class Fitted:
     predictor: Predictor
     files: dict[str, bytes]
     validation: Estimates
+    fold: np.ndarray
     value: float
     values: tuple[float, float]
     policy: PolicySpec
@@ -287,6 +291,7 @@ def _fit(
         predictor=predictor,
         files={**files, PROMPTS_FILE: pack_prompts(matrix.texts)},
         validation=validation,
+        fold=lesson.fold,
         value=value,
         values=(float(grid[0]), float(grid[-1])),
         policy=policy,
@@ -310,11 +315,13 @@ def write_router(
     backends: Mapping[str, BackendFacts] | None = None,
     verifiers: Mapping[str, VerifierSpec] | None = None,
     metrics: Mapping[str, float] | None = None,
+    plans: Sequence[Plan] = (),
 ) -> Manifest:
     """Write the directory that Router.load reads; it must not exist yet, or be empty.
 
     dataset   : what it was trained on, in a few words. metrics : figures on held-out prompts.
     objective : the default one; None = the value that fitting chose, without limits.
+    plans     : that decide in flight, the best first; see Manifest.plans.
     specs, verifiers : arm -> ArmSpec and name -> VerifierSpec, so that the router can run its arms; an arm without one
                 came from an imported table and can be chosen, but not run. backends : what they were when trained.
     """
@@ -341,8 +348,10 @@ def write_router(
             values=fitted.values,
             metrics=dict(metrics or {}),
         ),
+        plans=tuple(plan.facts for plan in plans),
     )
-    return write_artifact(directory, manifest, fitted.files)
+    packed = [plan.pack(plan_name(i)) for i, plan in enumerate(plans)]
+    return write_artifact(directory, manifest, dict(ChainMap(fitted.files, *packed)))
 
 
 # ── the objective's value ────────────────────────────────────────────────────────────────────────────────────────

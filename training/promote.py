@@ -65,12 +65,14 @@ class Contender:
 
     files   : of its directory: they tell which prompts it was trained on. source : where it was loaded from.
     holdout : of a champion: the prompts that it was judged on; None where that was not recorded.
+    plans   : whether it has plans. Contests are about the arms that are chosen from the prompt alone.
     """
 
     router: RouterLike
     files: Mapping[str, bytes]
     source: str = ""
     holdout: Holdout | None = None
+    plans: bool = False
 
     def saw(self, table: OutcomeMatrix) -> np.ndarray | None:
         """Which prompts of a table, bool (n,), it was trained on; None where it does not tell."""
