@@ -35,7 +35,11 @@ from howhard.training.tables import COLUMNS, drawn_cells, fill, params_json, pro
 PROMPTS = 60
 DRAWN = {"small": 8, "large": 4}
 PARAMS = SamplingParams(temperature=1.0, max_tokens=30)
-PRICES = {"small": Prices(prompt=0.1, completion=1.0), "large": Prices(prompt=0.5, completion=6.0)}
+PRICES = {
+    "small": Prices(prompt=0.1, completion=1.0),
+    "large": Prices(prompt=0.5, completion=6.0),
+    "deep": Prices(prompt=0.2, completion=5.0),
+}
 SEARCH = "deep/sc_1"
 SECONDS = ((0.2, 0.01, 0.002), (0.5, 0.03, 0.005))
 
@@ -89,9 +93,8 @@ def sureness(text):
 
 
 def backend_of(name, script):
-    prices = PRICES.get(name, Prices(prompt=0.2, completion=3.0))
     confidences = lambda text: [2.0 + noise(text), 1.0 + noise(text[::-1])]  # noqa: E731
-    return ScriptedBackend(script, name=name, prices=prices, logprob=sureness, confidences=confidences)
+    return ScriptedBackend(script, name=name, prices=PRICES[name], logprob=sureness, confidences=confidences)
 
 
 def searching(script=None):
@@ -126,7 +129,8 @@ class World:
                 result = await arm.run(prompt)
                 outcomes.append(
                     {
-                        "prompt_id": prompt_id(prompt), "group": "made", "arm": SEARCH, "quality": 1.0,
+                        "prompt_id": prompt_id(prompt), "group": "made", "arm": SEARCH,
+                        "quality": float(result.answer == str(right_answer(prompt))),
                         "completion_tokens": result.usage.completion_tokens, "cost": result.usage.cost,
                         "latency_s": 1.0, "source": "run", "answer": result.answer,
                     }
@@ -277,9 +281,7 @@ def test_on_recorded_samples_a_live_run_goes_the_way_of_its_replay(world, wanted
         assert result.usage.cost == pytest.approx(replayed.cost[row], rel=1e-12)
         assert result.steps[-1].spent == pytest.approx(replayed.cost[row], rel=1e-12)
         assert result.steps[-1].elapsed == pytest.approx(replayed.seconds[row], rel=1e-12)
-        if ways[row][-1] != Stop(search=0):  # the made-up log grades all searches alike
-            right = result.answer == str(right_answer(world.prompts[runs.prompt[row]]))
-            assert right == replayed.quality[row]
+        assert (result.answer == str(right_answer(world.prompts[runs.prompt[row]]))) == replayed.quality[row]
 
 
 def test_the_plans_do_many_different_things(world):
