@@ -81,6 +81,9 @@ class PlanSettings(Growth):
             raise ConfigError(f"waiting={self.waiting!r}: it must lie in [0, 1]")
 
 
+_FEWEST_COLUMNS = 6
+"""Columns that a tree sees at least: at the start there are few, and a tree of one can't weigh prompt against value."""
+
 # ── one node's forest ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -144,7 +147,7 @@ def _grow(
     x, y, weigh = np.ascontiguousarray(x[learn]), y[learn], weigh[learn]
     has = ~np.isnan(y)
     base = np.where(has, y, 0.0).sum(axis=0) / np.maximum(has.sum(axis=0), 1)
-    varied = len(x) >= 2 * settings.min_rows and bool((np.fmax.reduce(x) > np.fmin.reduce(x)).any())
+    varied = int((np.fmax.reduce(x) > np.fmin.reduce(x)).sum()) if len(x) >= 2 * settings.min_rows else 0
     if not varied:
         return _stump(x.shape[1], settings), (np.zeros((1, y.shape[1]), dtype=np.float32),), base
     residual = np.where(has, y - base, 0.0)
@@ -152,7 +155,12 @@ def _grow(
     inverse = np.where(spread > 1e-9, 1.0 / np.maximum(spread, 1e-9), 0.0)
     rng = np.random.default_rng(seed)
     lightgbm = settings.lightgbm(
-        objective="none", learning_rate=1.0, min_sum_hessian_in_leaf=0.0, feature_pre_filter=False, seed=seed
+        objective="none",
+        learning_rate=1.0,
+        min_sum_hessian_in_leaf=0.0,
+        feature_pre_filter=False,
+        feature_fraction=max(settings.column_share, min(1.0, _FEWEST_COLUMNS / varied)),
+        seed=seed,
     )
     booster = lgb.Booster(lightgbm, lgb.Dataset(x, np.zeros(len(x)), params=lightgbm, free_raw_data=False))
     hessian = np.ones(len(x))
@@ -164,9 +172,10 @@ def _grow(
             if t % 2
             else (residual * inverse) @ _direction(residual * inverse, rng)
         )
-        if booster.update(fobj=lambda *_, g=-target: (g, hessian)):
-            break
-        found = booster.predict(x, start_iteration=t, num_iteration=1, pred_leaf=True, num_threads=1)
+        booster.update(fobj=lambda *_, g=-target: (g, hessian))
+        if booster.num_trees() == len(tables):
+            continue  # the columns and rows that were drawn tell nothing of this mixture; others may
+        found = booster.predict(x, start_iteration=len(tables), num_iteration=1, pred_leaf=True, num_threads=1)
         leaf = np.asarray(found).reshape(len(x), -1)[:, 0].astype(int)
         within = _one_hot(leaf[:, None], int(leaf.max()) + 1).T
         total, number = within @ residual, within @ present
