@@ -92,7 +92,7 @@ _TITLE, _LINE, _HEADS, _BAND = 22.0, 17.0, 44.0, 90.0
 """y of the title, and a line of words; y, below these, of the columns' heads and of the band's top."""
 _HEIGHT, _FIGURES, _FOOT = 240.0, 13.0, 52.0
 """Height of the band where all prompts are in it, of a line of figures beneath a block, and of the legend."""
-_BAR, _BLOCK, _GAP = 12.0, 26.0, 5.0
+_BAR, _BLOCK, _GAP = 12.0, 26.0, 3.0
 """Width of a stage's bar and of the block of those that stop there; space between strands of the band."""
 _RIGHT_ANSWER, _WRONG_ANSWER, _NOTHING, _INK, _PALE = "#2e8b57", "#e9b8b0", "#b5b5b5", "#222222", "#666666"
 _OF_LEG, _OF_SEARCH = ("#1f5fbf", "#d9822b", "#8e44ad", "#16808a", "#8a6d1d"), "#6b7a2a"
@@ -151,7 +151,7 @@ def draw_plan(
     for way in sorted(flows.moves, key=lambda w: w[0] - w[1]):
         _strand(axis, layout.strands[way], flows.moves[way] * _HEIGHT, _colour(flows.stages[way[1]].node))
     middle = above + _BAND + _HEIGHT / 2
-    axis.text(_START - 16, middle, "all\nprompts", fontsize=10, color=_INK, ha="right", va="center")
+    axis.text(_START - _BLOCK - 14, middle, "all\nprompts", fontsize=10, color=_INK, ha="right", va="center")
     _legend(axis, menu, below + 14, some_gave_up=any(stage.gave_up for stage in flows.stages))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -265,15 +265,22 @@ def _fit(words: str, size: float, room: float) -> float:
 
 
 def _ends(axis: "Axes", x: float, y: float, stage: Stage, lines: Sequence[str]) -> None:
-    """The blocks of those that end at a stage, from y downwards, and their figures beneath."""
+    """The blocks of those that end at a stage, from y downwards, and their figures beneath.
+
+    Those that are given up, all at the start, stand on its left: on the right nothing has stopped yet, so that the band
+    may need the room.
+    """
     right = stage.stops * stage.quality if stage.stops else 0.0
-    for share, colour in ((right, _RIGHT_ANSWER), (stage.stops - right, _WRONG_ANSWER), (stage.gave_up, _NOTHING)):
+    for share, colour in ((right, _RIGHT_ANSWER), (stage.stops - right, _WRONG_ANSWER)):
         _block(axis, x + _BAR / 2, y, _BLOCK, share * _HEIGHT, colour)
         y += share * _HEIGHT
+    _block(axis, x - _BAR / 2 - _BLOCK, y, _BLOCK, stage.gave_up * _HEIGHT, _NOTHING)
+    y += stage.gave_up * _HEIGHT
+    start, side = (x + _BAR / 2, "right") if stage.gave_up else (x - _BAR / 2, "left")
     for i, line in enumerate(lines):
         size, colour, weight = (8.5, _PALE, "normal") if i else (9.0, _INK, "bold")
         y += _FIGURES
-        axis.text(x - _BAR / 2, y - 3, line, fontsize=size, color=colour, weight=weight, va="center", zorder=6)
+        axis.text(start, y - 3, line, fontsize=size, color=colour, weight=weight, ha=side, va="center", zorder=6)
 
 
 def _block(axis: "Axes", x: float, y: float, width: float, height: float, colour: str) -> None:

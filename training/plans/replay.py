@@ -31,12 +31,13 @@ class Mover(Protocol):
 class ByPlan:
     """A learned plan at an objective.
 
+    policy : see Plan.step; None = the best fixed plan's way always.
     blind : (n_prompts,) member to listen to for each prompt; None = all.   prompt : (t,) of the runs.
     """
 
     plan: Plan
     objective: Objective
-    policy: Policy
+    policy: Policy | None
     prompt: np.ndarray
     blind: np.ndarray | None = None
 

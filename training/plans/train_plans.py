@@ -231,8 +231,9 @@ def report_plans(
         ]
         if picture is not None:
             ours = replay(runs, ByPlan(first.plan, objective, first.policy, runs.prompt))
-            rival = replay(runs, ByFixedPlan(first.plan.best_fixed(objective)))
-            drawn = draw_plan(ours, first.plan, objective, picture, rival=rival)
+            best = first.plan.best_fixed(objective)
+            rival = (best, replay(runs, ByFixedPlan(best)))
+            drawn = draw_plan(ours, first.plan.facts, objective, picture, rival=rival)
     return PlansReport(
         plans=tuple(plan.report for plan in made),
         unit=unit,
