@@ -107,31 +107,37 @@ class Lead:
 
 
 def lead_of(draws: Draws) -> Lead:
-    """Choose the answer in hand: proven before all; by summed scores where any sample was judged; else by votes.
+    """Choose the answer in hand: proven before all; by summed scores where any is above 0; else by votes.
 
     Ties of votes go to the answer of the higher mean log-probability, where all that are tied have one, then to the
     one launched first: as `strategies.selection.elect`. Within an answer the highest score, then the first launched, as
     `weighted_best`. Where no sample has an answer: the first complete one, else the first.
     """
     given = draws.label >= 0
-    same = (draws.label[:, :, None] == draws.label[:, None, :]) & given[:, :, None]
-    votes = same.sum(axis=2).astype(np.float64)
-    score = np.where(np.isnan(draws.score) | ~given, 0.0, draws.score)
-    judged = (score > 0).any(axis=1)
-    weight = np.where(judged[:, None], np.where(same, score[:, None, :], 0.0).sum(axis=2), votes)
-    top = given & (weight == weight.max(axis=1, keepdims=True, initial=0.0))
-    logprob = np.where(same, draws.logprob[:, None, :], 0.0).sum(axis=2) / np.maximum(votes, 1.0)
-    told = ~judged & ~(top & np.isnan(logprob)).any(axis=1)
-    sure = np.where(top & told[:, None], logprob, -np.inf)
-    best = top & (~told[:, None] | (sure >= sure.max(axis=1, keepdims=True, initial=-np.inf)))
-    first = np.where(best.any(axis=1), best.argmax(axis=1), draws.complete.argmax(axis=1))
-    proved = draws.proven.any(axis=1)
-    first = np.where(proved, draws.proven.argmax(axis=1), first)
-    rows = np.arange(len(first))
-    label = draws.label[rows, first]
-    mine = same[rows, first]
-    within = np.where(mine, score, -1.0)
-    index = np.where(proved | ~judged, first, within.argmax(axis=1))
+    same = draws.label[:, :, None] == draws.label[:, None, :]
+    same &= given[:, :, None]
+    votes = same.sum(axis=2, dtype=np.float64)
+    score = np.where(given & (draws.score > 0.0), draws.score, 0.0)
+    judged, proved = score.any(axis=1), draws.proven.any(axis=1)
+    weight = votes
+    if judged.any():
+        weight = np.where(judged[:, None], np.where(same, score[:, None, :], 0.0).sum(axis=2), votes)
+    best = given & (weight == weight.max(axis=1, keepdims=True))
+    rows = np.arange(len(best))
+    first = best.argmax(axis=1)
+    tied = ~judged & (best.sum(axis=1) > votes[rows, first])
+    if tied.any():
+        logprob = np.where(same, draws.logprob[:, None, :], 0.0).sum(axis=2) / np.maximum(votes, 1.0)
+        told = tied & ~(best & np.isnan(logprob)).any(axis=1)
+        sure = np.where(best & told[:, None], logprob, -np.inf)
+        first = np.where(told, (sure == sure.max(axis=1, keepdims=True)).argmax(axis=1), first)
+    answered = given.any(axis=1)
+    if not answered.all():
+        first = np.where(answered, first, draws.complete.argmax(axis=1))
+    if proved.any():
+        first = np.where(proved, draws.proven.argmax(axis=1), first)
+    label, mine = draws.label[rows, first], same[rows, first]
+    index = np.where(proved | ~judged, first, np.where(mine, score, -1.0).argmax(axis=1))
     return Lead(index=index, label=label, votes=votes, mine=mine)
 
 
@@ -171,59 +177,65 @@ def features_of_samples(draws: Draws, lead: Lead) -> Floats:
     ahead of the second (strategies.stopping.Beta).   *_lead : mean over the samples that give the answer in hand;
     score_lead their highest.
     """
+    # Sums and maxima over the samples are taken of all quantities at once: for one run calls are what takes time.
     n, k = draws.label.shape
-    given = draws.label >= 0
-    answered = given.sum(axis=1).astype(np.float64)
+    given, mine = draws.label >= 0, lead.mine
+    at_least_one = np.maximum(lead.votes, 1.0)
+    summed = np.empty((n, 20, k))
+    summed[:, 0], summed[:, 1], summed[:, 2] = given, draws.complete, mine
+    np.divide(given, at_least_one, out=summed[:, 3])
+    signals, known = summed[:, 4:8], summed[:, 8:12]
+    signals[:, 0], signals[:, 1], signals[:, 2], signals[:, 3] = (
+        draws.score, draws.logprob, draws.confidence, draws.tokens,
+    )  # fmt: skip
+    unknown = np.isnan(signals)
+    np.logical_not(unknown, out=known)
+    signals[unknown] = 0.0
+    np.multiply(summed[:, 4:12], mine[:, None], out=summed[:, 12:20])
+    total = summed.sum(axis=2)
+    # (n, all or those of the answer in hand, sum or number, signal)
+    parts = total[:, 4:].reshape(n, 2, 2, 4)
+    number = parts[:, :, 1]
+    means = np.where(number > 0.0, parts[:, :, 0] / np.maximum(number, 1.0), np.nan)
+    answered, top = total[:, 0], total[:, 2]
     some = np.maximum(answered, 1.0)
-    inverse = np.where(given, 1.0 / np.maximum(lead.votes, 1.0), 0.0)
-    top = lead.mine.sum(axis=1).astype(np.float64)
-    second = np.where(lead.mine | ~given, 0.0, lead.votes).max(axis=1, initial=0.0)
-    entropy = np.where(given, np.log(some[:, None] / np.maximum(lead.votes, 1.0)), 0.0).sum(axis=1) / some
-    judged = ~np.isnan(draws.score)
-    n_judged = judged.sum(axis=1)
-    score = np.where(judged, draws.score, 0.0)
-    mean = score.sum(axis=1) / np.maximum(n_judged, 1)
-    spread = np.sqrt(np.where(judged, (score - mean[:, None]) ** 2, 0.0).sum(axis=1) / np.maximum(n_judged, 1))
-    unjudged = n_judged == 0
-    best = np.where(judged, draws.score, -1.0).max(axis=1, initial=-1.0)
-    lead_judged = judged & lead.mine
-    best_lead = np.where(lead_judged, draws.score, -1.0).max(axis=1, initial=-1.0)
+    entropy = (np.log(some[:, None] / at_least_one) * given).sum(axis=1) / some
+    off = (signals[:, 0] - means[:, :1, 0]) * known[:, 0]
+    spread = np.sqrt((off * off).sum(axis=1) / np.maximum(number[:, 0, 0], 1.0))
+    highest = np.empty((n, 4, k))
+    highest[:, 0] = draws.tokens
+    np.multiply(lead.votes, ~mine, out=highest[:, 1])
+    np.subtract(signals[:, 0], unknown[:, 0], out=highest[:, 2])  # -1 where it was not judged
+    highest[:, 3] = np.where(mine, highest[:, 2], -1.0)
+    most = highest.max(axis=2)
+    second = most[:, 1]
+    best = np.where(most[:, 2:] < 0.0, np.nan, most[:, 2:])
     out = np.empty((n, len(OF_SAMPLES)))
     columns = (
-        np.full(n, float(k)),
+        k,
         answered,
-        k - draws.complete.sum(axis=1),
-        inverse.sum(axis=1),
+        k - total[:, 1],
+        total[:, 3],
         top,
         second,
         top / some,
         entropy,
-        _ahead(max(k, 1))[top.astype(np.intp), second.astype(np.intp)],
-        np.where(unjudged, np.nan, best),
-        np.where(lead_judged.any(axis=1), best_lead, np.nan),
-        np.where(unjudged, np.nan, mean),
-        np.where(unjudged, np.nan, spread),
-        _mean(draws.logprob, lead.mine),
-        _mean(draws.logprob, None),
-        _mean(draws.confidence, lead.mine),
-        _mean(draws.confidence, None),
-        draws.tokens.sum(axis=1) / k,
-        draws.tokens.max(axis=1),
-        _mean(draws.tokens, lead.mine),
+        _ahead(k)[top.astype(np.intp), second.astype(np.intp)],
+        best[:, 0],
+        best[:, 1],
+        means[:, 0, 0],
+        spread,
+        means[:, 1, 1],
+        means[:, 0, 1],
+        means[:, 1, 2],
+        means[:, 0, 2],
+        means[:, 0, 3],
+        most[:, 0],
+        means[:, 1, 3],
     )
     for j, column in enumerate(columns):
         out[:, j] = column
     return out
-
-
-def _mean(values: Floats, which: Mask | None) -> Floats:
-    """Mean over some of each run's samples that have a value; NaN where none has."""
-    known = ~np.isnan(values)
-    if which is not None:
-        known &= which
-    number = known.sum(axis=1)
-    total = np.where(known, values, 0.0).sum(axis=1)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
 @lru_cache(maxsize=8)

@@ -16,6 +16,7 @@ Learned by howhard.training.plans.learn; executed by plan_run.py; replayed by ho
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -242,15 +243,27 @@ class Steps:
     fixed: NDArray[np.intp]
     propensity: Floats
 
+    def latency_at(self, quantile: float) -> Floats | None:
+        """Seconds (n, a) at a quantile, interpolated between QUANTILES, the nearest outside of them; None = not timed."""
+        if self.latency is None:
+            return None
+        above = min(max(int(np.searchsorted(QUANTILES, quantile)), 1), len(QUANTILES) - 1)
+        low, high = QUANTILES[above - 1], QUANTILES[above]
+        share = min(max((quantile - low) / (high - low), 0.0), 1.0)
+        return (1 - share) * self.latency[:, :, above - 1] + share * self.latency[:, :, above]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Open:
     """What may be done at a place, with what its node's model says of it.
 
-    keep : places of the actions in the node's list.   ends : which are ends.   stops : (column, leg) of the ends with a
-    leg's answer.   gives_up : the column of that, None = none.   fixed, means : the fixed plans that may be followed.
+    leg   : that was drawn from last, -1 = none.   model : of the node.   keep : the actions' places in the node's list.
+    ends  : which are ends.   stops : (column, leg) of the ends with a leg's answer.   gives_up : that column, if any.
+    fixed, means : the fixed plans that may be followed, and what they gave.
     """
 
+    leg: int
+    model: NodeModel
     actions: tuple[Action, ...]
     names: tuple[str, ...]
     keep: NDArray[np.intp]
@@ -274,13 +287,19 @@ class Plan:
     arms: tuple[str, ...]
     nodes: Mapping[Node, NodeModel]
     fixed_means: ArmMeans
+    _start: Place = field(init=False, repr=False)
+    _timed: bool = field(init=False, repr=False)
     _known: dict[tuple[Place, tuple[bool, ...]], _Open] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_start", start_of(self.facts.menu))
+        object.__setattr__(self, "_timed", self.facts.timed)
 
     def start(self, estimates: Estimates) -> State:
         """Prompts of which nothing is drawn yet, by the predictor's estimates of them."""
         n = len(estimates)
         return State(
-            place=start_of(self.facts.menu),
+            place=self._start,
             prompt=prompt_features(estimates),
             familiar=np.ones(n, dtype=bool) if estimates.familiar is None else estimates.familiar,
             hands=(None,) * len(self.facts.menu.legs),
@@ -303,7 +322,7 @@ class Plan:
 
         closed : as in `step`: of plans that need nothing closed, where there are any.
         """
-        open_ = self._open(start_of(self.facts.menu), tuple(closed))
+        open_ = self._open(self._start, tuple(closed))
         return open_.fixed[open_.means.best(objective)]
 
     def step(
@@ -326,9 +345,9 @@ class Plan:
         Raises NoFeasibleArm at the start, as the policy does; ConfigError where time is priced, or a deadline set, and
         the log had no times.
         """
-        n, model, open_ = len(state), self.nodes[state.place.node], self._open(state.place, tuple(closed))
+        n, open_ = len(state), self._open(state.place, tuple(closed))
         x = features_of(self.facts.menu, state, *self.dials(objective))
-        out = model.outputs(x)
+        out = open_.model.outputs(x)
         out = out.sum(axis=1) / out.shape[1] if blind is None else out[np.arange(n), blind]
         # quality, cost and seconds (3, n, a): to go, at first, and none are below 0
         quality, cost, seconds = np.maximum(out.reshape(n, 3, -1).transpose(1, 0, 2).take(open_.keep, axis=2), 0.0)
@@ -344,7 +363,7 @@ class Plan:
         quality[proven] = 1.0
         cost += state.spent[:, None]
         latency = None
-        if self.facts.timed:
+        if self._timed:
             latency = state.elapsed[:, None, None] + seconds[:, :, None] * open_.tails
         fixed = self._fixed(state, open_, objective)
         steps = self._choose(state, open_, quality, cost, latency, fixed, objective, policy, rng)
@@ -390,6 +409,8 @@ class Plan:
                 quality_se=means.quality_se[np.ix_(follow, follow)],
             )
         return _Open(
+            leg=place.leg,
+            model=model,
             actions=actions,
             names=tuple(words_of(menu, action) for action in actions),
             keep=np.array(keep),
@@ -404,8 +425,7 @@ class Plan:
 
     def _fixed(self, state: State, open_: _Open, objective: Objective) -> NDArray[np.intp]:
         """(n,) column of what the best fixed plan would do; where that is not open, the first: an end, where one is."""
-        n, leg = len(state), state.place.leg
-        hand = state.hands[leg] if leg >= 0 else None
+        n, hand = len(state), None if open_.leg < 0 else state.hands[open_.leg]
         nothing = np.zeros(n, dtype=bool)
         proven = nothing if hand is None else hand.proven
         ahead = nothing if hand is None else hand.features[:, STAYS_AHEAD]
@@ -430,9 +450,8 @@ class Plan:
         rng: np.random.Generator | None,
     ) -> Steps:
         n, a = quality.shape
-        later = objective
-        if state.place.node != START and objective.on_infeasible != "fallback":
-            later = objective.but(on_infeasible="fallback")
+        if state.place != self._start:
+            objective = _never_refused(objective)
         chooser = UtilityPolicy() if policy is None else policy
         index, propensity = np.zeros(n, dtype=np.intp), np.ones(n)
         reason, fallback = np.empty(n, dtype=object), np.zeros(n, dtype=bool)
@@ -449,7 +468,7 @@ class Plan:
                 fallback=open_.names[way],
                 reference=open_.names[way],
             )
-            chosen = chooser.choose(estimates, later, rng=rng)
+            chosen = chooser.choose(estimates, objective, rng=rng)
             index[rows], propensity[rows], reason[rows] = chosen.index, chosen.propensity, chosen.reason
             fallback[rows], utility[rows], feasible[rows] = chosen.fallback, chosen.utilities, chosen.feasible
         if policy is None:
@@ -469,7 +488,7 @@ class Plan:
         if not state.familiar.all():
             strange = ~state.familiar & steps.feasible[rows, steps.fixed]
             index[strange], reason[strange], fallback[strange] = steps.fixed[strange], Reason.UNFAMILIAR, True
-        if state.place.node != START:
+        if state.place != self._start:
             stuck = ~steps.feasible[rows, index]
             if stuck.any():
                 best = np.where(open_.ends, steps.quality, -1.0).argmax(axis=1)
@@ -538,6 +557,12 @@ class Plan:
         quality, cost, seconds = arrays["fixed"]
         means = ArmMeans(quality=quality, cost=cost, seconds=seconds, quality_se=arrays["quality_se"])
         return cls(facts=facts, arms=arms, nodes=models, fixed_means=means)
+
+
+@lru_cache(maxsize=1024)
+def _never_refused(objective: Objective) -> Objective:
+    """For a request under way: it has an answer to end with, so that nothing is left to refuse."""
+    return objective.but(on_infeasible="fallback")
 
 
 def plan_name(index: int) -> str:

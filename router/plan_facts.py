@@ -228,27 +228,25 @@ class FixedPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
         ahead, proven, answered : (n,), of the answer in hand of the leg drawn from last; not looked at before.
         """
-        every = np.ones(len(proven), dtype=bool)
-        if self.search >= 0:
-            if place.search == self.search:
-                return [(every, Stop(search=self.search))]
-            return [(every, Search(self.search) if place.leg < 0 and place.search < 0 else _end(place))]
-        if place.leg < 0 and place.search < 0:
-            leg, stages = self.legs[0]
-            return [(every, Draw(leg, stages[0]))]
+        every, leg = np.ones(len(proven), dtype=bool), place.leg
+        if leg < 0 and place.search < 0:
+            first = Search(self.search) if self.search >= 0 else Draw(self.legs[0][0], self.legs[0][1][0])
+            return [(every, first)]
+        end = Stop(leg=leg) if leg >= 0 else Stop(search=place.search)
+        if self.search >= 0 and self.search == place.search:
+            end = Stop(search=self.search)
+        onward = None if leg < 0 or self.search >= 0 else self._onward(leg, place.drawn[leg])
+        if onward is None:
+            return [(every, end)]
         done = proven if self.settled is None else proven | (answered & (ahead >= self.settled))
-        if place.leg < 0:
-            return [(every, _end(place))]
-        onward = self._onward(place)
-        return [(every, _end(place))] if onward is None else [(done, _end(place)), (~done, onward)]
+        return [(done, end), (~done, onward)]
 
-    def _onward(self, place: Place) -> Draw | None:
-        for leg, stages in self.legs:
-            if leg < place.leg:
-                continue
-            further = [k for k in stages if leg > place.leg or k > place.drawn[leg]]
-            if further:
-                return Draw(leg, further[0])
+    def _onward(self, leg: int, drawn: int) -> Draw | None:
+        """The first stage of its own that lies beyond `drawn` samples of a leg."""
+        for own, stages in self.legs:
+            for k in stages:
+                if own > leg or (own == leg and k > drawn):
+                    return Draw(own, k)
         return None
 
     def words(self, menu: Menu) -> str:
@@ -259,10 +257,6 @@ class FixedPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         parts = [f"{menu.legs[leg].backend} {', '.join(map(str, stages))}" for leg, stages in self.legs]
         alone = len(self.legs) == 1 and len(self.legs[0][1]) == 1
         return parts[0] if alone else f"{', then '.join(parts)} {until}"
-
-
-def _end(place: Place) -> Stop:
-    return Stop(leg=place.leg) if place.leg >= 0 else Stop(search=place.search)
 
 
 SIGNALS = ("logprobs", "confidence")

@@ -3,12 +3,11 @@
 import math
 
 import msgspec
-import numpy as np
 
 from .decision import ArmEstimate, Reason, table_of
 from .flight import OF_SAMPLES
 from .objective import Objective
-from .plan import QUANTILES, Hand, State, Steps
+from .plan import Hand, State, Steps
 from .plan_facts import Menu, words_of
 
 
@@ -67,13 +66,10 @@ def told(menu: Menu, state: State, steps: Steps, objective: Objective, row: int 
 def estimates_of(menu: Menu, steps: Steps, objective: Objective, row: int) -> tuple[ArmEstimate, ...]:
     """What was predicted of every action in one run; `benefit` is over the best fixed plan's action."""
     quality = steps.quality[row].tolist()
-    base = quality[int(steps.fixed[row])]
-    latency: list[float | None] = [None] * len(quality)
-    if steps.latency is not None:
-        seconds = [float(np.interp(objective.deadline_quantile, QUANTILES, one)) for one in steps.latency[row]]
-        latency = [None if math.isnan(s) else s for s in seconds]
+    base, seconds = quality[int(steps.fixed[row])], steps.latency_at(objective.deadline_quantile)
     columns = zip(
-        steps.actions, quality, steps.se[row].tolist(), steps.cost[row].tolist(), latency,
+        steps.actions, quality, steps.se[row].tolist(), steps.cost[row].tolist(),
+        [math.nan] * len(quality) if seconds is None else seconds[row].tolist(),
         steps.utilities[row].tolist(), steps.feasible[row].tolist(), strict=True,
     )  # fmt: skip
     return tuple(
@@ -83,11 +79,11 @@ def estimates_of(menu: Menu, steps: Steps, objective: Objective, row: int) -> tu
             benefit=q - base,
             benefit_se=se,
             cost=cost,
-            latency=seconds,
+            latency=None if math.isnan(latency) else latency,
             utility=None if math.isnan(utility) else utility,
             feasible=feasible,
         )
-        for action, q, se, cost, seconds, utility, feasible in columns
+        for action, q, se, cost, latency, utility, feasible in columns
     )
 
 
