@@ -32,7 +32,7 @@ from ..strategies.best_of_n import BestOfN
 from ..strategies.confidence import LIKELIEST, WINDOW, groups
 from ..strategies.errors import BackendError, ConfigError, InputError, PromptTooLong
 from ..strategies.legs import Leg, Whole, further_seed
-from ..strategies.running import best_of, gives_confidence, gives_logprobs
+from ..strategies.running import best_of, demand_absolute, gives_confidence, gives_logprobs
 from ..strategies.self_consistency import SelfConsistency
 from ..strategies.stopping import Seen, StopRule
 from .decision import Reason
@@ -282,6 +282,7 @@ class Planned(Bindable):
     backends  : of the plan's legs, by name; the first may be left to `run`.   verifier : of the menu, where it has one.
     searches  : arms of the menu's searches, by name.
     seed      : of the samples of the legs; None = not reproducible. Searches bring their own, apart from it.
+    closed    : of each leg, and behind them each search, whether it may not be used; () = all may.
     rng       : of a policy that draws.
 
     A budget in seconds, or the objective's deadline, that passes cancels the samples in flight; so does a budget that
@@ -306,10 +307,11 @@ class Planned(Bindable):
         verifier: Verifier | None = None,
         searches: Mapping[str, Arm] | None = None,
         seed: int | None = None,
+        closed: Sequence[bool] = (),
         rng: np.random.Generator | None = None,
     ) -> None:
         self.plan, self.objective, self.start, self.policy = plan, objective, start, policy
-        self.verifier, self.seed, self.rng = verifier, seed, rng
+        self.verifier, self.seed, self.closed, self.rng = verifier, seed, tuple(closed), rng
         menu, arms = plan.facts.menu, searches or {}
         for what, needed, given in (
             ("backends", [leg.backend for leg in menu.legs], backends),
@@ -323,6 +325,8 @@ class Planned(Bindable):
         if (menu.verifier is None) != (verifier is None):
             wanted = "votes alone: hand over none" if menu.verifier is None else f"{menu.verifier!r}: hand it over"
             raise ConfigError(f"verifier={None if verifier is None else verifier.name!r}: the plan decides by {wanted}")
+        if verifier is not None:
+            demand_absolute(verifier, "a plan has each wave judged alone", "one that scores each text by itself")
         for backend in self.backends:
             for signal, gives in (("logprobs", gives_logprobs), ("confidence", gives_confidence)):
                 if signal in plan.facts.needs and not gives(backend):
@@ -377,6 +381,7 @@ class _Running:
         self.whole = Whole(request, backend, _within(budget, settings.objective), trace)
         self.run = self.whole.run
         self.flight = Flight(by, settings.start(request))
+        self.flight.closed[: len(settings.closed)] = settings.closed
         self.of_leg: list[list[Leg]] = [[] for _ in self.menu.legs]
         self.of_search: Leg | None = None
         self.words: list[str] = []

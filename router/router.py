@@ -10,11 +10,12 @@ joins them, and knows what to do when a backend fails.
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import threading
 import warnings
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -59,7 +60,9 @@ from .estimates import Estimates, Floats
 from .objective import Objective
 from .plan import Plan
 from .plan_choice import check_prices, usable_plan
-from .plan_told import estimates_of
+from .plan_facts import Menu
+from .plan_run import Planned
+from .plan_told import Step, estimates_of
 from .policy import Choices, Mask, Policy, ThresholdPolicy, UtilityPolicy
 from .predictor import Predictor
 from .sources import read_source
@@ -78,10 +81,14 @@ class ObjectiveWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class RoutedResult:
-    """An answer, and the decision that led to it (the last one, where a backend failed)."""
+    """An answer, and the decision that led to it (the last one, where a backend failed).
+
+    steps : of a plan: every decision on the way, the first one included; () where an arm was chosen.
+    """
 
     decision: Decision
     result: StrategyResult
+    steps: tuple[Step, ...] = ()
 
     @property
     def text(self) -> str:
@@ -264,9 +271,14 @@ class Router:
         return self.plan is not None and isinstance(self.policy, UtilityPolicy) and not named
 
     def _first_steps(
-        self, requests: Sequence[Request], estimates: Estimates, objective: Objective, context: Context | None
+        self,
+        requests: Sequence[Request],
+        estimates: Estimates,
+        objective: Objective,
+        context: Context | None,
+        rng: np.random.Generator | None = None,
     ) -> list[Decision]:
-        """What the plan does first with each prompt."""
+        """What the plan does first with each prompt. rng : of exploration; None = the router's own."""
         assert self.plan is not None
         self._check_value(objective)
         plan, menu, policy = self.plan, self.plan.facts.menu, self.plan_policy
@@ -277,7 +289,7 @@ class Router:
             rows = [i for i, own in enumerate(closed) if own == pattern]
             state = start if len(rows) == len(requests) else start[np.array(rows)]
             with self._drawing if policy is not None and policy.random else contextlib.nullcontext():
-                steps = plan.step(state, objective, policy, closed=pattern, rng=self._rng)
+                steps = plan.step(state, objective, policy, closed=pattern, rng=self._rng if rng is None else rng)
             fixed = plan.best_fixed(objective, pattern).words(menu)
             for j, i in enumerate(rows):
                 actions, index = estimates_of(menu, steps, objective, j), int(steps.index[j])
@@ -452,21 +464,28 @@ class Router:
         context: Context | None = None,
         budget: Budget | None = None,
     ) -> RoutedResult:
-        """Choose an arm and answer with it.
+        """Choose an arm and answer with it; with a plan (`Router.plan`), go on deciding while the samples come.
 
-        Where its backend fails before there is an answer, or turns out not to take the prompt, every arm of
+        A planned run ends with what the plan ends with, or where it gives up, with no answer; `steps` tells how it
+        came to that. Samples in flight are cancelled when the budget's seconds or the objective's deadline pass, and
+        the best answer in hand is returned; see Planned. `context.allowed` names arms, so no plan serves it.
+
+        Where an arm's backend fails before there is an answer, or turns out not to take the prompt, every arm of
         that backend is out and the next best one answers; the decision then says BACKEND_FAILED and names
         what failed.
 
         Raises what `decide` raises; InputError where the arm's backend is served elsewhere and was not handed
         to `load`, or the arm came from an imported table; the first failure where every backend failed.
         """
-        attempts = _Attempts(self, Request.of(prompt), objective, context)
+        request = Request.of(prompt)
+        if self._is_planned(context):
+            return await self._run_plan(request, objective or self.objective, context, budget)
+        attempts = _Attempts(self, request, objective, context)
         while True:
             decision = attempts.next()
             try:
                 arm = await self._served.ready(decision.arm)
-                return RoutedResult(decision, await arm.run(attempts.request, budget=budget))
+                return RoutedResult(decision, await arm.run(request, budget=budget))
             except (BackendError, PromptTooLong) as exc:
                 attempts.failed(decision.arm, exc)
 
@@ -480,11 +499,15 @@ class Router:
     ) -> "RoutedStream":
         """Answer piece by piece: `async for delta in router.stream(...)`, then `await stream.result()`.
 
-        A single pass yields its pieces as they are drawn; every other strategy yields its answer once, when
-        it stands. A backend that fails before the first piece is replaced as in `run`, one that fails later
-        is not.
+        A single pass yields its pieces as they are drawn; a plan and every other strategy yield their answer once,
+        when it stands. A backend that fails before the first piece is replaced as in `run`, one that fails later is
+        not.
         """
-        return RoutedStream(self, _Attempts(self, Request.of(prompt), objective, context), budget)
+        request = Request.of(prompt)
+        if self._is_planned(context):
+            whole = functools.partial(self._run_plan, request, objective or self.objective, context, budget)
+            return RoutedStream(self, whole, budget)
+        return RoutedStream(self, _Attempts(self, request, objective, context), budget)
 
     def run_sync(
         self,
@@ -499,6 +522,31 @@ class Router:
             if self._loop is None:
                 self._loop = _Loop(self)
         return self._loop.call(self.run(prompt, objective, context=context, budget=budget))
+
+    async def _run_plan(
+        self, request: Request, objective: Objective, context: Context | None, budget: Budget | None
+    ) -> RoutedResult:
+        plan, policy = self.plan, self.plan_policy
+        assert plan is not None
+        backends, verifier, searches = await self._served.for_plan(plan.facts.menu)
+        estimates = self.predictor.predict_texts([request.text])
+        with self._drawing:
+            seed = int(self._rng.integers(2**63)) if policy is not None and policy.random else None
+        first, later = (None, None) if seed is None else (np.random.default_rng(seed), np.random.default_rng(seed))
+        [decision] = self._first_steps([request], estimates, objective, context, first)
+        planned = Planned(
+            plan,
+            objective=objective,
+            start=lambda _: plan.start(estimates),
+            policy=policy,
+            backends=backends,
+            verifier=verifier,
+            searches=searches,
+            closed=self._closed([request])[0],
+            rng=later,  # so that it explores at the start as the decision says
+        )
+        result = await planned.run(request, backends[plan.facts.menu.legs[0].backend], budget=budget)
+        return RoutedResult(decision, result, result.steps)
 
     async def close(self) -> None:
         """Close the backends that this router opened; it still decides, and a later run opens them again."""
@@ -552,7 +600,10 @@ class RoutedStream:
     `aclose`.
     """
 
-    def __init__(self, router: Router, attempts: "_Attempts", budget: Budget | None) -> None:
+    def __init__(
+        self, router: Router, attempts: "_Attempts | Callable[[], Awaitable[RoutedResult]]", budget: Budget | None
+    ) -> None:
+        """Go through attempts, arm by arm, or have an answer made as a whole."""
         self.decision: Decision | None = None
         self._router = router
         self._attempts = attempts
@@ -577,6 +628,11 @@ class RoutedStream:
 
     async def _run(self) -> AsyncGenerator[Delta, None]:
         attempts = self._attempts
+        if not isinstance(attempts, _Attempts):
+            self._result = await attempts()
+            self.decision = self._result.decision
+            yield Delta(text=self._result.text, reasoning=self._result.result.reasoning)
+            return
         while True:
             decision = self.decision = attempts.next()
             begun = False
@@ -670,6 +726,7 @@ class _Served:
         self._given = verifiers
         self._verifiers = verifiers
         self._arms: dict[str, Arm] = {}
+        self._menus: dict[Menu, tuple[dict[str, Backend], Verifier | None]] = {}
         self._checked: set[str] = set()
         self._opening = threading.Lock()
         self._backend_of = {a: s.backend for a, s in self._specs.items() if s is not None}
@@ -690,6 +747,16 @@ class _Served:
                 self._checked.add(backend)
         return arm
 
+    async def for_plan(self, menu: Menu) -> tuple[dict[str, Backend], Verifier | None, dict[str, Arm]]:
+        """Backends, verifier and searches of a menu, ready to be used, checked as by `ready`."""
+        searches = {name: await self.ready(name) for name in menu.searches}
+        backends, verifier = self._menus.get(menu) or await asyncio.to_thread(self._open_menu, menu)
+        for name, backend in backends.items():
+            if name not in self._checked:
+                await self._check(name, backend)
+                self._checked.add(name)
+        return backends, verifier, searches
+
     async def close(self) -> None:
         """Close the backends that were opened here; a later run opens them again."""
         for backend in self._own:
@@ -698,7 +765,7 @@ class _Served:
         self._own.clear()
         self.known = {n: b for n, b in self.known.items() if id(b) not in closed}
         # Stages and judges hold backends too, which may be closed now: they are built anew.
-        self._arms, self._verifiers = {}, self._given
+        self._arms, self._menus, self._verifiers = {}, {}, self._given
 
     def _open(self, name: str) -> Arm:
         with self._opening:
@@ -716,6 +783,16 @@ class _Served:
             self._verifiers = verifiers.opened
             arm = self._arms[name] = Arm(strategy, backends[spec.backend])
             return arm
+
+    def _open_menu(self, menu: Menu) -> tuple[dict[str, Backend], Verifier | None]:
+        with self._opening:
+            judges = () if menu.verifier is None else self._manifest.asked_by([menu.verifier], self._given)
+            backends = {name: self._backend(name) for name in (*(leg.backend for leg in menu.legs), *judges)}
+            verifiers = OpenedVerifiers(self._manifest.verifiers, backends, self._verifiers)
+            verifier = None if menu.verifier is None else verifiers[menu.verifier]
+            self._verifiers = verifiers.opened
+            self._menus[menu] = backends, verifier
+            return backends, verifier
 
     def _backend(self, name: str) -> Backend:
         if name in self.known:

@@ -317,7 +317,7 @@ def test_on_recorded_samples_a_live_run_goes_the_way_of_its_replay(world):
 def test_live_and_in_a_replay_a_plan_sees_the_same_to_the_last_bit(world):
     world, fitted = world
     plan = Whim(fitted.plan.facts, fitted.plan.arms, fitted.plan.nodes, fitted.plan.fixed_means)
-    runs, orders = runs_of(world, 4, 5), dealt_orders(world, 4, 5)
+    runs, orders = runs_of(world, 6, 5), dealt_orders(world, 6, 5)
 
     ways = check_all(world, plan, UtilityPolicy(), OBJECTIVES["dear"], runs, orders)
 
