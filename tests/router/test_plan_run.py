@@ -9,7 +9,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from howhard.router.decision import Reason
+from howhard.router.decision import Context, Reason
 from howhard.router.estimates import ArmMeans
 from howhard.router.objective import Objective
 from howhard.router.plan import (
@@ -30,6 +30,8 @@ from howhard.router.plan import (
 )
 from howhard.router.plan_run import Planned, PlanRule
 from howhard.router.policy import UtilityPolicy
+from howhard.router.predictor import Predictor
+from howhard.router.router import Router
 from howhard.strategies import BestOfN, SelfConsistency, TreeSearch
 from howhard.strategies.answers import EXTRACTOR
 from howhard.strategies.base import Budget, Prices, Request, SamplingParams, Verdicts
@@ -54,6 +56,8 @@ class ByHand(Plan):
         every = [a for a in every if not (isinstance(a, Search) and shut[len(menu.legs) + a.search])]
         wanted = self.arms[0](state)
         index = every.index(wanted) if wanted in every else 0
+        if policy is not None and policy.random:
+            index = int(rng.integers(len(every)))
         shape = (1, len(every))
         return Steps(
             actions=tuple(every), index=np.array([index]), reason=np.array([Reason.BEST_UTILITY], dtype=object),
@@ -61,6 +65,9 @@ class ByHand(Plan):
             utilities=np.ones(shape), feasible=np.ones(shape, dtype=bool), se=np.zeros(shape),
             fixed=np.array([0]), propensity=np.ones(1),
         )  # fmt: skip
+
+    def best_fixed(self, objective, closed=()):
+        return self.facts.fixed[0]
 
 
 def plan_of(choose, *, legs=("small",), searches=(), verifier=None, needs=(), give_up=False, stages=(1, 2, 4, 8)):
@@ -502,6 +509,93 @@ def test_a_plan_keeps_the_contract_of_every_strategy(check, verified):
         running=running, pause=pause, resume=lambda: backend.held.set(),
     )  # fmt: skip
     asyncio.run(check(subject))
+
+
+# ── a router with a plan ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def router_of(trained):
+    def make(plan, backends, **settings):
+        predictor = Predictor.from_artifact(trained.manifest, trained.files)
+        named = {b.name: b for b in backends}
+        return Router(trained.manifest, predictor, plan=plan, backends=named, **settings)
+
+    return make
+
+
+ESCALATING = (Draw(0, 2), Draw(1, 1), Stop(leg=1))
+
+
+def test_a_router_with_a_plan_runs_it_and_tells_its_steps(router_of, backend):
+    plan = plan_of(in_turn(*ESCALATING), legs=("small", "large"))
+    router = router_of(plan, [backend("small", answer="Answer: 7"), backend("large", answer="Answer: 9")])
+
+    routed = router.run_sync("how many?")
+
+    assert routed.answer == "9"
+    assert [step.action for step in routed.steps] == ["small x2", "large x1", "stop with large"]
+    assert routed.decision.arm == routed.steps[0].action
+    assert routed.decision == router.decide("how many?")
+
+
+def test_a_planned_stream_yields_its_answer_once(router_of, backend):
+    router = router_of(plan_of(in_turn(Draw(0, 2), Stop(leg=0))), [backend("small")])
+
+    async def go():
+        stream = router.stream("how many?")
+        pieces = [delta.text async for delta in stream]
+        return stream, pieces, await stream.result()
+
+    stream, pieces, routed = asyncio.run(go())
+
+    assert pieces == [routed.text] == ["the answer is 7"]
+    assert stream.decision is routed.decision
+    assert [step.action for step in routed.steps] == ["small x2", "stop with small"]
+
+
+def test_who_names_arms_is_served_by_an_arm(router_of, backend):
+    router = router_of(plan_of(in_turn(*ESCALATING), legs=("small", "large")), [backend("small"), backend("large")])
+
+    routed = router.run_sync("how many?", context=Context(allowed=["small/single"]))
+
+    assert routed.decision.arm == "small/single"
+    assert routed.steps == ()
+
+
+def test_a_router_whose_small_backend_fails_goes_on_with_the_large_one(router_of, backend):
+    plan = plan_of(lambda state: Stop(leg=1) if state.place.drawn[1] else Draw(0, 2), legs=("small", "large"))
+    router = router_of(plan, [backend("small", fails=BackendError("down")), backend("large", answer="Answer: 9")])
+
+    routed = router.run_sync("how many?")
+
+    assert routed.answer == "9"
+    assert "small failed: " in routed.result.stopped_because
+
+
+def test_a_plan_whose_backend_was_not_handed_over_says_which(router_of, backend):
+    router = router_of(plan_of(in_turn(*ESCALATING), legs=("small", "large")), [backend("small")])
+
+    with pytest.raises(InputError, match="backend 'large'"):
+        router.run_sync("how many?")
+
+
+def test_a_router_that_explores_does_first_what_its_decision_says(router_of, backend):
+    plan = plan_of(in_turn(*ESCALATING), legs=("small", "large"))
+    router = router_of(plan, [backend("small"), backend("large")], policy=UtilityPolicy(epsilon=1.0), seed=1)
+
+    routed = [router.run_sync("how many?") for _ in range(8)]
+
+    assert all(r.decision.arm == r.steps[0].action for r in routed)
+    assert len({r.decision.arm for r in routed}) > 2
+
+
+def test_a_planned_request_may_be_given_up(router_of, backend):
+    small = backend("small")
+    routed = router_of(plan_of(in_turn(GiveUp()), give_up=True), [small]).run_sync("how many?")
+
+    assert routed.answer is None
+    assert small.calls["generate"] == 0
 
 
 # ── as a stop rule of one's own strategy ────────────────────────────────────────────────────────────────────
