@@ -27,7 +27,8 @@ import numpy as np
 
 from ...router.plan import Action, Draw, GiveUp, Menu, State, Stop
 from ...strategies.errors import ConfigError
-from .contest import Fold, Outcome
+from .contest import Fold
+from .outcome import Outcome
 from .replay import Moves, replay
 from .runs import Runs
 
@@ -182,13 +183,14 @@ class Ceiling:
 
     as_menu: bool = False
     kind: str = "ceiling"
+    quick: bool = False
 
     @property
     def name(self) -> str:
         """In tables."""
         return "ceiling, at the menu's stages" if self.as_menu else "ceiling"
 
-    def play(self, fold: Fold, values: np.ndarray) -> list[Outcome]:
+    def play(self, fold: Fold, values: Sequence[float]) -> list[Outcome]:
         """What it comes to on the test prompts, at each value."""
         stages = [leg.stages for leg in fold.runs.log.menu.legs] if self.as_menu else None
         return [Outcome.of(replay(fold.runs, ByCeiling.of(fold.runs, float(value), stages=stages))) for value in values]
