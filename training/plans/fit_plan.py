@@ -111,7 +111,7 @@ def _fit_plan(
     # Forests learn from all prompts; who is judged as a stranger is served by the best fixed plan, as when it serves.
     familiar = np.ones(len(log), dtype=bool) if estimates.familiar is None else estimates.familiar
     runs = Runs(log, prompt_features(estimates), familiar, deals=settings.deals, seed=settings.seed, seconds=seconds)
-    unit = _unit(log)
+    unit = unit_of(log)
     steps = _Steps(progress, len(dict.fromkeys(place.node for place in places_of(log.menu))) + 2)
     fits, seen = induce(runs, fold, unit, settings, lambda *_: steps.done())
     family = np.unique(np.asarray(families, dtype=str), return_inverse=True)[1]
@@ -160,7 +160,7 @@ class _Steps:
             self._progress(self._done, self._total)
 
 
-def _unit(log: SampleLog) -> float:
+def unit_of(log: SampleLog) -> float:
     """Mean cost of a sample of the first leg that costs anything, its prompt included; 1 where all are free."""
     costs = [float(leg.cost.mean() + leg.prompt_cost.mean() + leg.reading_cost.mean()) for leg in log.legs]
     return next((cost for cost in costs if cost > 0), 1.0)
@@ -188,7 +188,8 @@ def _model(
     )
     took = real[:, 2 * a :]
     # What is told to take next to no time has no tail that could be told as a multiple of it.
-    mean = np.maximum(told[:, 2 * a :], 0.05 * np.where(np.isnan(took), 0.0, took).mean(axis=0) + 1e-12)
+    typical = np.where(np.isnan(took), 0.0, took).sum(axis=0) / max(len(took), 1)
+    mean = np.maximum(told[:, 2 * a :], 0.05 * typical + 1e-12)
     ratio = np.where(took > 0, took / mean, np.nan)
     tails = np.ones((a, len(QUANTILES)))
     for j in range(a):

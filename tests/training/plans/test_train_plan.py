@@ -1,0 +1,144 @@
+"""`howhard train --plan`: from a log to a router directory with plans, by the command line."""
+
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from howhard.router.router import Router
+from howhard.strategies.errors import ConfigError, InputError, TableError
+from howhard.training.cli import app
+from howhard.training.commands import load_source, train
+from howhard.training.config import EXAMPLE, load_train_config, plan_options
+from howhard.training.fit import FitSettings
+from howhard.training.plans.learn import PlanSettings
+from howhard.training.plans.menus import PlanOptions
+
+CONFIG = """
+[fit]
+components = ["text"]
+
+[plan]
+stages = { small = [1, 2, 4], large = [1, 2] }
+settings = { rounds = 8, deals = 2 }
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, migrated_database):
+    path = tmp_path_factory.mktemp("train-plan")
+    shutil.copy(migrated_database, path / "mlflow.db")
+    (path / "howhard.toml").write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(folder, written):
+    """What the command printed, as JSON."""
+    found = CliRunner().invoke(
+        app,
+        [
+            "train", str(written), "--out", str(folder / "router"), "--config", str(folder / "howhard.toml"),
+            "--tracking-uri", f"sqlite:///{folder}/mlflow.db", "--json",
+        ],
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    return json.loads(found.stdout)
+
+
+def test_a_table_plan_in_the_configuration_learns_plans_with_falling_needs(done):
+    plans = done["plans"]["plans"]
+    assert [plan["needs"] for plan in plans] == [["logprobs"], [], []]
+    assert [plan["menu"] for plan in plans] == [
+        "small 1-4, large 1-2, verifier check", "small 1-4, large 1-2, verifier check", "small 1-4, large 1-2",
+    ]  # fmt: skip
+    assert plans[0]["n_prompts"] == done["n_learned"]
+
+
+def test_the_first_plan_is_shown_on_held_out_prompts_beside_the_best_fixed_plan_and_the_router(done):
+    assert done["plans"]["n_held_out"] + done["n_learned"] == 160
+    for row in done["plans"]["held_out"]:
+        for who in ("plan", "fixed", "router"):
+            assert 0 <= row[who][0] <= 1
+            assert row[who][1] > 0
+        for over in (row["over_fixed"], row["over_router"]):
+            assert over["low"] <= over["mean"] <= over["high"]
+
+
+def test_the_router_directory_holds_the_plans_that_were_learned(done, folder):
+    router = Router.load(folder / "router")
+    assert [list(facts.needs) for facts in router.manifest.plans] == [["logprobs"], [], []]
+    assert router.manifest.plans[0].seconds[0] is not None
+    assert router.manifest.plans[0].guard == done["plans"]["plans"][0]["strength"]
+
+
+def test_its_picture_lies_beside_the_routers_other_plots(done, folder):
+    assert (folder / "router-plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_contest_says_that_plans_were_not_part_of_it(done):
+    assert done["proposed"]["plans"] is True
+
+
+def small(written, out, **changes):
+    given = {
+        "settings": FitSettings(components=("text",)), "register": False, "quiet": True,
+        "plan": PlanOptions(stages={"small": (1, 2)}, settings=PlanSettings(rounds=3, deals=1)), **changes,
+    }  # fmt: skip
+    return train(written, out, tracking_uri=f"sqlite:///{out.parent}/mlflow.db", **given)
+
+
+def test_what_people_read_has_the_plans_table(written, tmp_path, migrated_database):
+    shutil.copy(migrated_database, tmp_path / "mlflow.db")
+    text = small(written, tmp_path / "router").text()
+    assert "Plan over small 1-2, verifier check" in text
+    assert "prompts held out (utility / value" in text
+    assert "Where signals are missing" in text
+
+
+def test_without_the_flag_a_router_has_no_plans(written, tmp_path, migrated_database):
+    shutil.copy(migrated_database, tmp_path / "mlflow.db")
+    report = small(written, tmp_path / "router", plan=None)
+    assert report.plans is None
+    assert report.to_dict()["plans"] is None
+    assert Router.load(tmp_path / "router").manifest.plans == ()
+
+
+def test_a_table_without_samples_is_refused_before_any_work(written, tmp_path):
+    table = tmp_path / "outcomes.csv"
+    load_source(written).outcomes.merge(load_source(written).log.prompts()[["prompt_id", "text"]]).rename(
+        columns={"text": "prompt"}
+    ).to_csv(table, index=False)
+    with pytest.raises(InputError, match="holds no samples to learn plans from: train it without --plan"):
+        small(table, tmp_path / "router")
+
+
+def test_a_stage_that_no_log_reaches_is_refused_before_any_work(written, tmp_path):
+    with pytest.raises(TableError, match="stage 64 of 'small' is missing in the log"):
+        small(written, tmp_path / "router", plan=PlanOptions(stages={"small": (1, 64)}))
+    assert not (tmp_path / "router").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stagess = {}", "unknown setting 'plan.stagess'; did you mean 'stages'"),
+        ("settings = { round = 3 }", "unknown setting 'plan.settings.round'; did you mean 'rounds'"),
+        ("settings = { deals = 0 }", "plan.settings: deals=0: it must be at least 1"),
+        ('ahead = "two"', "plan.ahead"),
+    ],
+)
+def test_a_wrong_table_plan_is_refused_by_name(tmp_path, text, message):
+    (tmp_path / "howhard.toml").write_text(f"[plan]\n{text}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_train_config(tmp_path / "howhard.toml")
+
+
+def test_the_example_of_a_configuration_shows_the_plans_defaults(tmp_path):
+    section = EXAMPLE.partition("# [plan]")[2].partition("\n\n")[0]
+    lines = [line.removeprefix("# ") for line in section.splitlines()[1:]]
+    (tmp_path / "howhard.toml").write_text("\n".join(["[plan]", *lines]))
+    options = plan_options(load_train_config(tmp_path / "howhard.toml").plan)
+    assert options.settings == PlanSettings()
+    assert (options.give_up, options.ahead) == (False, PlanOptions().ahead)
