@@ -35,7 +35,7 @@ MENU = Menu(
 
 
 def samples(rng: np.random.Generator, able: np.ndarray, k: int, price: float) -> Samples:
-    """Draw k samples per prompt: right with the prompt's chance, wrong in one of five ways, judged by a fair verifier."""
+    """Draw k samples per prompt: right with its chance, wrong in one of five ways, judged by a fair verifier."""
     n = len(able)
     right = rng.random((n, k)) < able[:, None]
     tokens = rng.integers(20, 160, (n, k)).astype(float)

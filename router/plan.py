@@ -244,7 +244,7 @@ class Steps:
     propensity: Floats
 
     def latency_at(self, quantile: float) -> Floats | None:
-        """Seconds (n, a) at a quantile, interpolated between QUANTILES, the nearest outside of them; None = not timed."""
+        """Seconds (n, a) at a quantile, interpolated between QUANTILES, outside the nearest; None = not timed."""
         if self.latency is None:
             return None
         above = min(max(int(np.searchsorted(QUANTILES, quantile)), 1), len(QUANTILES) - 1)
