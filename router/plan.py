@@ -338,13 +338,15 @@ class Plan:
         """What n runs at one place do next.
 
         policy : chooses among the actions; its guard is held against the best fixed plan's way. None = that way is kept
-                 to, whatever the forests say, as far as the limits allow.
+                 to, whatever the forests say, as far as the limits allow; so it is at objectives that the plan does not
+                 trust itself at (PlanFacts.trusts).
         blind  : (n,) members whose word counts, those that have not seen the prompt; None = the mean of all.
         closed : whether each leg's backend is down, and behind them whether each search's is; () = none.
 
         Raises NoFeasibleArm at the start, as the policy does; ConfigError where time is priced, or a deadline set, and
         the log had no times.
         """
+        policy = policy if self.facts.trusts(objective) else None
         n, open_ = len(state), self._open(state.place, tuple(closed))
         x = features_of(self.facts.menu, state, *self.dials(objective))
         out = open_.model.outputs(x)

@@ -14,6 +14,7 @@ import numpy as np
 from ..strategies.errors import nearest
 from ..strategies.spec import SpecError
 from .flight import FLIGHT_VERSION, Floats, Mask
+from .objective import Objective
 
 # ── what may be done ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -273,6 +274,9 @@ class PlanFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     needs     : signals (SIGNALS) that its decisions read beside answers, lengths and the menu's verifier. A router
                 whose backends lack one uses its next plan.
     guard     : standard errors that must be left over to leave the best fixed plan's way; None = it is never left.
+    trusted   : least and greatest value of a correct answer, in units, at which the best fixed plan's way is left:
+                beyond them nothing was gained on prompts left out. A greatest of None = no end; all None = everywhere.
+    trusted_waiting : whether it is left where time is priced.
     unit      : mean cost of one sample of the first leg, which values and prices of time are measured in.
     seconds   : per leg, seconds of a wave = a + b * longest sample's tokens + c * all its tokens; None = never timed.
     search_seconds : mean seconds of each search, None where never timed.
@@ -286,6 +290,8 @@ class PlanFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     fixed: tuple[FixedPlan, ...]
     needs: tuple[str, ...] = ()
     guard: float | None = 0.0
+    trusted: tuple[float, float | None] | None = None
+    trusted_waiting: bool = True
     unit: float
     seconds: tuple[tuple[float, float, float] | None, ...]
     search_seconds: tuple[float | None, ...] = ()
@@ -300,6 +306,9 @@ class PlanFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise SpecError(f"plans: needs {unknown[0]!r}{nearest(unknown[0], SIGNALS)}")
         if self.guard is not None and not (math.isfinite(self.guard) and self.guard >= 0):
             raise SpecError(f"plans: guard={self.guard!r}: it must be a finite number of standard errors >= 0, or null")
+        low, high = self.trusted or (0.0, None)
+        if not 0 <= low <= (math.inf if high is None else high):
+            raise SpecError(f"plans: trusted={self.trusted!r}: it must be a least and a greatest value, >= 0")
         if not (math.isfinite(self.unit) and self.unit > 0):
             raise SpecError(f"plans: unit={self.unit!r}: it must be a finite cost above 0")
         for name, found, due in (
@@ -312,6 +321,12 @@ class PlanFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise SpecError("plans: fixed is empty: a plan has at least one fixed plan to fall back to")
         for plan in self.fixed:
             _check_fixed(plan, self.menu)
+
+    def trusts(self, objective: Objective) -> bool:
+        """Whether the best fixed plan's way may be left at an objective."""
+        low, high = self.trusted or (0.0, None)
+        within = low <= objective.value / self.unit <= (math.inf if high is None else high)
+        return within and (self.trusted_waiting or not objective.price_of_second)
 
     @property
     def timed(self) -> bool:

@@ -482,7 +482,7 @@ def train(
             picture=out.with_name(f"{out.name}-plan.png"),
             seed=seed,
         )
-        figures += [] if plans.picture is None else [plans.picture]
+        figures = (*figures, *([] if plans.picture is None else [plans.picture]))
     run_id = tracking.log_training(
         out,
         params={"settings": msgspec.to_builtins(fitted.settings), "holdout": holdout, "seed": seed},
@@ -731,7 +731,7 @@ def learning_curve(
 
 @dataclass(frozen=True, slots=True)
 class RouteReport:
-    """A decision, and the answer where the arm was run."""
+    """A decision, and the answer where it was acted on."""
 
     decision: Decision
     routed: RoutedResult | None
@@ -744,7 +744,9 @@ class RouteReport:
         spent = (
             f"{result.usage.completion_tokens} completion tokens, cost {result.usage.cost:.4g}, {result.seconds:.2f} s"
         )
-        return f"{self.decision.explain()}\n\n{result.text.strip()}\n\n{spent}; {result.stopped_because}"
+        steps = [f"  {i}. {step}" for i, step in enumerate(self.routed.steps, 1)]
+        went = "\n".join(["", "", "how it went:", *steps]) if steps else ""
+        return f"{self.decision.explain()}{went}\n\n{result.text.strip()}\n\n{spent}; {result.stopped_because}"
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -757,6 +759,7 @@ class RouteReport:
                 "usage": msgspec.to_builtins(result.usage),
                 "seconds": result.seconds,
                 "stopped_because": result.stopped_because,
+                "steps": [step.to_dict() for step in self.routed.steps],
             }
         return {"decision": self.decision.to_dict(), "result": answer}
 
@@ -768,10 +771,14 @@ def route(
     limits: Mapping[str, float | None],
     *,
     policy: str | None = None,
+    plan: bool = True,
     decide_only: bool = False,
 ) -> RouteReport:
-    """Choose an arm for one prompt and, unless only the decision is wanted, answer with it."""
-    return asyncio.run(_route(prompt, router, config, limits, policy, decide_only))
+    """Choose an arm for one prompt, or go by the router's plan, and, unless only the decision is wanted, answer.
+
+    plan : whether a plan is used, where the router has one.
+    """
+    return asyncio.run(_route(prompt, router, config, limits, policy, plan, decide_only))
 
 
 async def _route(
@@ -780,10 +787,11 @@ async def _route(
     config: Config | None,
     limits: Mapping[str, float | None],
     policy: str | None,
+    plan: bool,
     decide_only: bool,
 ) -> RouteReport:
     served = {} if config is None else config.backends
-    async with Router.load(router, backends=served, policy=policy) as loaded:
+    async with Router.load(router, backends=served, policy=policy, plan=plan) as loaded:
         changes = {name: limit for name, limit in limits.items() if limit is not None}
         objective = loaded.objective.but(**changes)
         if decide_only:

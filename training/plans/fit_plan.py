@@ -143,7 +143,8 @@ def _fit_plan(
     ]
     report = judge_plan(members, runs, fold, fixed, family)
     steps.done()
-    plan = replace(plan, facts=msgspec.structs.replace(facts, guard=report.strength))
+    found = {"guard": report.strength, "trusted": report.trusted, "trusted_waiting": report.trusted_waiting}
+    plan = replace(plan, facts=msgspec.structs.replace(facts, **found))
     policy = None if report.strength is None else UtilityPolicy(guard=report.strength)
     return FittedPlan(plan, policy, runs, fold, fixed, report)
 

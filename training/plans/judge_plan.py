@@ -3,9 +3,11 @@
 Member k of every forest has not seen fold k. So each member alone, with the fixed plans' means from the other folds, is
 a plan that decides for fold k as it would for strangers: its replay there says what the plan gains over the best fixed
 plan, chosen without that fold too. (What serves requests is the mean of the members, which is a little better.) The
-guard is chosen on these gains as guard.py chooses that of the arms.
+guard is chosen on these gains as guard.py chooses that of the arms, and with it the values of a correct answer at which
+the plan is trusted: what is learned from few prompts may gain where answers are cheap and lose where they are dear.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,14 +58,18 @@ class PlanReport:
     """What was seen when a plan was learned; all figures are of prompts that the deciding member did not see.
 
     menu     : in words.   needs : signals beside answers, lengths and the verifier.
-    strength : of the guard, None = the best fixed plan always.   gain : over all objectives that were tried.
-    worth    : at each of them.   stopped : share of prompts by where they ended, at the value `at` (in units).
+    strength : of the guard, None = the best fixed plan always.   trusted, trusted_waiting : see PlanFacts; at other
+    objectives the best fixed plan serves.   gain : over all values, time free.
+    worth    : at each objective that was tried.   stopped : share of prompts by where they ended, at the value `at`, in
+    units.
     families : number of them.   n_prompts : learned from.   left_out : too few samples for the menu.
     """
 
     menu: str
     needs: tuple[str, ...]
     strength: float | None
+    trusted: tuple[float, float | None] | None
+    trusted_waiting: bool
     gain: Gain
     worth: tuple[Worth, ...]
     stopped: tuple[tuple[str, float], ...]
@@ -87,6 +93,12 @@ class PlanReport:
             f"Guard: {self.strength:g} standard errors; gain over the best fixed plan {_spread(self.gain)} of a right "
             "answer per prompt."
         )
+        low, high = self.trusted or (0.0, None)
+        if low > 0 or high is not None:
+            until = "" if high is None else f" up to {high:.3g}"
+            lines.append(f"It is followed at values from {low:.3g}{until}; the best fixed plan serves all others.")
+        if not self.trusted_waiting and any(one.second for one in self.worth):
+            lines.append("Where time is priced the best fixed plan serves: there the plan did not gain.")
         lines.append("value  quality        cost           gain              best fixed plan")
         for one in self.worth:
             priced = f" at {one.second:g} a second" if one.second else ""
@@ -126,27 +138,67 @@ def judge_plan(
     facts = members[0].facts
     tried = [(value, 0.0) for value in VALUES] + (list(PRICED) if runs.timed else [])
     contests = [_Contest(members, runs, fold, fixed, family, *pair) for pair in tried]
-    best: float | None = None
+    best = _Trust(None, (), False)
     most = 0.0
     for strength in strengths:
         gains = np.stack([contest.gains(strength) for contest in contests])
-        gain = contests[0].of(gains.mean(axis=0))
-        if (gains.mean(axis=1) >= -settings.tolerance).all() and gain.low(settings) > 0 and gain.mean > most:
-            best, most = strength, gain.mean
-    gains = np.stack([contest.gains(best) for contest in contests])
-    middle = contests[VALUES.index(100.0)]
+        trust = _trusted(strength, gains.mean(axis=1), settings.tolerance)
+        gain = contests[0].of(gains[list(trust.stretch)].sum(axis=0) / len(VALUES))
+        if gain.low(settings) > 0 and gain.mean > most:
+            best, most = trust, gain.mean
+    used = [best.strength if best.covers(i) else None for i in range(len(contests))]
+    gains = np.stack([contest.gains(strength) for contest, strength in zip(contests, used, strict=True)])
+    middle = best.stretch[len(best.stretch) // 2] if best.stretch else 0
     return PlanReport(
         menu=facts.menu.words,
         needs=facts.needs,
-        strength=best,
-        gain=contests[0].of(gains.mean(axis=0)),
-        worth=tuple(contest.worth(best) for contest in contests),
-        stopped=() if best is None else stopped(facts.menu, middle.replayed(best)),
-        at=middle.value,
+        strength=best.strength,
+        trusted=best.values,
+        trusted_waiting=best.waiting,
+        gain=contests[0].of(gains[: len(VALUES)].mean(axis=0)),
+        worth=tuple(contest.worth(strength) for contest, strength in zip(contests, used, strict=True)),
+        stopped=() if best.strength is None else stopped(facts.menu, contests[middle].replayed(best.strength)),
+        at=contests[middle].value,
         families=int(family.max()) + 1,
         n_prompts=len(fold),
         left_out=runs.log.left_out,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Trust:
+    """A strength, the stretch of VALUES at which it loses nowhere, and whether it loses nothing where time costs."""
+
+    strength: float | None
+    stretch: tuple[int, ...]
+    waiting: bool
+
+    def covers(self, contest: int) -> bool:
+        """Whether the plan leaves the best fixed plan's way at a contest: those of VALUES first, then PRICED."""
+        return contest in self.stretch if contest < len(VALUES) else self.waiting
+
+    @property
+    def values(self) -> tuple[float, float | None] | None:
+        """The stretch as PlanFacts.trusted: from halfway to the value before it to halfway to the one after it."""
+        if not self.stretch:
+            return None
+        first, last = self.stretch[0], self.stretch[-1]
+        low = 0.0 if first == 0 else math.sqrt(VALUES[first - 1] * VALUES[first])
+        high = None if last == len(VALUES) - 1 else math.sqrt(VALUES[last] * VALUES[last + 1])
+        return low, high
+
+
+def _trusted(strength: float, gains: np.ndarray, tolerance: float) -> _Trust:
+    """The stretch of VALUES with the largest sum of gains of those at which it loses nowhere; gains : (contests,)."""
+    stretches: list[tuple[int, ...]] = [()]
+    for i, gain in enumerate(gains[: len(VALUES)]):
+        if gain < -tolerance:
+            stretches.append(())
+        else:
+            stretches[-1] = (*stretches[-1], i)
+    best = max(stretches, key=lambda stretch: sum(gains[list(stretch)]))
+    waiting = bool(best) and bool((gains[len(VALUES) :] >= -tolerance).all())
+    return _Trust(strength, best, waiting)
 
 
 class _Contest:

@@ -11,6 +11,7 @@ from ...router.plan import Leg, Menu
 from ...strategies import ArmSpec, BestOfNSpec, SingleSpec, VerifierSpec, VoteSpec
 from ...strategies.errors import ConfigError, TableError, nearest
 from ...strategies.search.engine import SearchFields
+from ..derive import leaves_of
 from ..dial import ENOUGH
 from .learn import PlanSettings
 from .trajectories import SampleLog
@@ -140,10 +141,22 @@ def _verifier(arms: Sequence[ArmSpec], verifiers: Mapping[str, VerifierSpec], as
                 f"plan.verifier: the log knows no {asked!r}{nearest(asked, set(verifiers))}; {NO_VERIFIER!r} is votes "
                 "alone"
             )
-        return None if isinstance(verifiers[asked], VoteSpec) else asked
+        if isinstance(verifiers[asked], VoteSpec):
+            return None
+        if _votes(asked, verifiers):
+            raise ConfigError(
+                f"plan.verifier: {asked!r} asks a vote, whose scores compare within one call alone: name one of its "
+                f"other verifiers, or {NO_VERIFIER!r}"
+            )
+        return asked
     used = [arm.strategy.verifier for arm in arms if isinstance(arm.strategy, BestOfNSpec)]
-    judging = [name for name in used if name in verifiers and not isinstance(verifiers[name], VoteSpec)]
+    judging = [name for name in used if name in verifiers and not _votes(name, verifiers)]
     return max(dict.fromkeys(judging), key=judging.count, default=None)
+
+
+def _votes(name: str, verifiers: Mapping[str, VerifierSpec]) -> bool:
+    """Whether a verifier is a vote, or may come to one."""
+    return any(is_vote for _, is_vote in leaves_of("the plan", name, verifiers))
 
 
 # ── how long a wave takes ───────────────────────────────────────────────────────────────────────────────────

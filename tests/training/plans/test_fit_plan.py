@@ -1,6 +1,7 @@
 """A fitted plan: the guard by what is gained on prompts left out, what is told of it, and what a log lets it do."""
 
 import re
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 
 from howhard.router.objective import Objective
 from howhard.router.plan import Leg, Menu
+from howhard.router.policy import UtilityPolicy
 from howhard.strategies import ArmSpec, TreeSearchSpec
 from howhard.strategies.errors import ConfigError, TableError
 from howhard.training.plans.fit_plan import fit_plan, fixed_plans
+from howhard.training.plans.judge_plan import _trusted
 from howhard.training.plans.learn import PlanSettings
 from howhard.training.plans.menus import PlanOptions, menu_of, wave_seconds
 from howhard.training.plans.replay import ByPlan, replay
@@ -37,6 +40,11 @@ def two_kinds(log_of, told):
 
 
 @pytest.fixture(scope="module")
+def two_kinds_told(told):
+    return told(np.where(KIND, 0.6, 0.0))
+
+
+@pytest.fixture(scope="module")
 def alike(log_of, told):
     """All prompts are alike, and every sample is right: nothing can be gained over one sample."""
     return fitted(log_of(np.ones(N), stages=(1, 2, 4), sound=False), told(np.ones(N)))
@@ -47,6 +55,40 @@ def test_a_gain_on_prompts_left_out_gives_the_guard_its_strength(two_kinds):
     gain = two_kinds.report.gain
     assert gain.mean - 1.96 * gain.error > 0.02
     assert min(one.gain.mean for one in two_kinds.report.worth) >= -0.002
+
+
+def test_at_values_where_the_plan_lost_on_prompts_left_out_it_is_not_followed(two_kinds, two_kinds_told):
+    facts = two_kinds.plan.facts
+    assert (facts.trusted, facts.trusted_waiting) == (two_kinds.report.trusted, two_kinds.report.trusted_waiting)
+    narrow = replace(two_kinds.plan, facts=msgspec.structs.replace(facts, trusted=(5.0, 50.0), trusted_waiting=False))
+    state = narrow.start(two_kinds_told)
+    for value, followed in ((2.0, False), (20.0, True), (200.0, False)):
+        steps = narrow.step(state, Objective(value=value * facts.unit), UtilityPolicy())
+        assert (steps.index != steps.fixed).any() == followed
+
+
+@pytest.mark.parametrize(
+    ("gains", "stretch"),
+    [
+        ((0.1, 0.1, 0.1, 0.1, 0.1, 0.1), (0, 1, 2, 3, 4, 5)),
+        ((0.1, 0.1, 0.1, 0.0, -0.001, -0.1), (0, 1, 2, 3, 4)),
+        ((0.1, -0.1, 0.1, 0.1, -0.1, 0.15), (2, 3)),
+        ((-0.1, -0.1, -0.1, -0.1, -0.1, -0.1), ()),
+    ],
+)
+def test_trust_is_the_stretch_of_values_with_most_to_gain_and_nothing_to_lose(gains, stretch):
+    assert _trusted(1.0, np.array(gains), 0.002).stretch == stretch
+
+
+def test_trust_ends_halfway_to_the_value_that_lost():
+    low, high = _trusted(1.0, np.array((-0.1, 0.1, 0.1, -0.1, 0.0, 0.0)), 0.002).values
+    assert (low, high) == (pytest.approx(30**0.5), pytest.approx(3000**0.5))
+    assert _trusted(1.0, np.full(6, 0.1), 0.002).values == (0.0, None)
+
+
+def test_a_gain_without_waiting_is_no_gain_where_time_is_priced():
+    assert not _trusted(1.0, np.array((0.1,) * 6 + (0.1, -0.1)), 0.002).waiting
+    assert _trusted(1.0, np.array((0.1,) * 6 + (0.1, 0.0)), 0.002).waiting
 
 
 def test_where_nothing_is_surely_gained_the_best_fixed_plan_serves_everything(alike):
@@ -63,7 +105,7 @@ def test_the_report_says_what_was_gained_where_prompts_end_and_what_was_read(two
     text = two_kinds.report.text()
     assert "Plan over small 1-4, verifier check, reading logprobs: learned from 240 prompts" in text
     assert re.search(r"gain over the best fixed plan \+0\.\d+ ± 0\.\d+", text)
-    assert "given up 50%" in text
+    assert re.search(r"Where prompts end at a value of \d+: ", text)
     assert sum(share for _, share in two_kinds.report.stopped) == pytest.approx(1)
     assert [one.value for one in two_kinds.report.worth] == [3, 10, 30, 100, 300, 1000]
 
