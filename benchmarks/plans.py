@@ -59,11 +59,12 @@ FOLDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Where things lie."""
+    """Where things lie.   prompts : of the own log, at most so many, drawn at random; None = all."""
 
     log: Path
     data: Path
     out: Path
+    prompts: int | None = None
 
 
 # ── the data ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -80,12 +81,12 @@ class OwnLog:
     verifiers: Mapping[str, VerifierSpec]
 
     @classmethod
-    def read(cls, path: Path, *families: str) -> "OwnLog":
-        """Read a log's directory; families : of the prompts to keep, none = all."""
-        with Log.open(path) as log:
+    def read(cls, options: Options, *families: str) -> "OwnLog":
+        """Read the tables; families : of the prompts to keep, none = all."""
+        with Log.open(options.log) as log:
             notes, prompts = log.notes(), log.prompts()
             keep = prompts["group"].str.startswith(families or ("",))
-            prompts = prompts.loc[keep].reset_index(drop=True)
+            prompts = prompts.loc[keep].sample(frac=1.0, random_state=0)[: options.prompts].reset_index(drop=True)
             ids = set(prompts["prompt_id"])
             samples, outcomes = (
                 t.loc[t["prompt_id"].isin(ids)].reset_index(drop=True) for t in (log.samples(), log.outcomes())
@@ -140,6 +141,9 @@ def published(options: Options, name: str, *backends: str, stages: Sequence[int]
     return PlanData.of(samples, outcomes, imported.prompts, menu, name=name, verifiers={GRADER: ExactCheckSpec()})
 
 
+BEST_FIXED = OfFixed("best fixed plan", "fixed", lambda _: True)
+"""Of all that a plan knows: the one of the highest utility on the training prompts."""
+
 # ── the parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -151,19 +155,19 @@ def told(analysis: Analysis, **more: Any) -> dict[str, Any]:
 def contest(data: PlanData, *more: Any, split: str = "prompt", settings: PlanSettings | None = None) -> dict[str, Any]:
     """The standing rivals, and more, on some data."""
     folds = folds_of(data, split=split, folds=FOLDS, deals=DEALS, plan_settings=settings)  # type: ignore[arg-type]
-    return told(analyse(data, [*standard_rivals(data), *more], split=split, ready=folds))  # type: ignore[arg-type]
+    return told(analyse(data, [*standard_rivals(data), BEST_FIXED, *more], split=split, ready=folds))  # type: ignore[arg-type]
 
 
 def sound_small(options: Options) -> dict[str, Any]:
     """The small model alone, with the exact check: cost and tokens are one thing."""
-    own = OwnLog.read(options.log, "countdown", "path")
+    own = OwnLog.read(options, "countdown", "path")
     menu = Menu(legs=(Leg(backend="small", stages=FINE, **HOW),), verifier="check", give_up=True)
     return contest(own.data("embedded models, small, exact check", menu), Ceiling(), Ceiling(as_menu=True))
 
 
 def sound_both(options: Options) -> dict[str, Any]:
     """Both models, with the exact check."""
-    own = OwnLog.read(options.log, "countdown", "path")
+    own = OwnLog.read(options, "countdown", "path")
     legs = (Leg(backend="small", stages=FINE, **HOW), Leg(backend="large", stages=(1, 2, 4, 8, 16), **HOW))
     menu = Menu(legs=legs, verifier="check", give_up=True)
     return contest(own.data("embedded models, small and large, exact check", menu), Ceiling())
@@ -191,7 +195,7 @@ def votes(backend: str) -> Callable[[Options], dict[str, Any]]:
     """One model, votes alone, all families."""
 
     def part(options: Options) -> dict[str, Any]:
-        own = OwnLog.read(options.log)
+        own = OwnLog.read(options)
         menu = Menu(legs=(Leg(backend=backend, stages=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32), **HOW),))
         return contest(own.data(f"embedded models, {backend}, votes alone", menu))
 
@@ -202,7 +206,7 @@ def at_ratio(ratio: float) -> Callable[[Options], dict[str, Any]]:
     """Small, then large, where a token of the large model costs so many times what one of the small does."""
 
     def part(options: Options) -> dict[str, Any]:
-        own = OwnLog.read(options.log)
+        own = OwnLog.read(options)
         return contest(own.data(f"embedded models, price ratio {ratio:g}", own.small_then_large(), price_ratio=ratio))
 
     return part
@@ -210,7 +214,7 @@ def at_ratio(ratio: float) -> Callable[[Options], dict[str, Any]]:
 
 def families(options: Options) -> dict[str, Any]:
     """Whole families left out, at the logged prices."""
-    own = OwnLog.read(options.log)
+    own = OwnLog.read(options)
     return contest(own.data("embedded models, families left out", own.small_then_large()), split="group")
 
 
@@ -220,7 +224,7 @@ SECONDS = (3.0, 30.0, 300.0)
 
 def latency(options: Options) -> dict[str, Any]:
     """The small model, timed: waves against one batch, and what a price of time does."""
-    own = OwnLog.read(options.log)
+    own = OwnLog.read(options)
     menu = menu_of(
         own.samples, own.outcomes, own.arms, own.verifiers,
         PlanOptions(stages={"small": (1, 2, 4, 8, 16, 32)}, searches=(), verifier="best"),
@@ -238,19 +242,15 @@ def latency(options: Options) -> dict[str, Any]:
 
 def ablation(options: Options) -> dict[str, Any]:
     """Where the saving comes from, at the logged prices."""
-    own = OwnLog.read(options.log)
+    own = OwnLog.read(options)
     data = own.data("embedded models, without some of what plans see", own.small_then_large())
     folds = folds_of(data, folds=FOLDS, deals=DEALS)
-    return told(analyse(data, [Learned(), *ABLATIONS, *_fixed()], ready=folds))
-
-
-def _fixed() -> list[OfFixed]:
-    return [OfFixed("best fixed plan", "fixed", lambda p: True)]
+    return told(analyse(data, [Learned(), *ABLATIONS, BEST_FIXED], ready=folds))
 
 
 def shrinking(options: Options) -> dict[str, Any]:
     """What is left with fewer samples or prompts, judged on one fold's prompts."""
-    own = OwnLog.read(options.log)
+    own = OwnLog.read(options)
     menu = own.small_then_large()
     data = own.data("embedded models, less to learn from", menu)
     kept = own.samples.loc[own.samples["prompt_id"].isin(set(data.log.prompt_ids))]
@@ -258,12 +258,12 @@ def shrinking(options: Options) -> dict[str, Any]:
     folds = folds_of(data, folds=FOLDS, deals=DEALS)[:1]
     few = [FewerSamples(fewer.data(f"{k} samples", cut(menu, k))) for k in SAMPLES if k < 32]
     some = [FewerPrompts(n) for n in PROMPTS if n <= len(folds[0].train)]
-    return told(analyse(data, [Learned(), *few, *some, *_fixed()], ready=folds))
+    return told(analyse(data, [Learned(), *few, *some, BEST_FIXED], ready=folds))
 
 
 def learning(options: Options) -> dict[str, Any]:
     """How long learning takes from 2,000 prompts, in one process; meaningful on an idle machine only."""
-    own = OwnLog.read(options.log)
+    own = OwnLog.read(options)
     data = own.data("embedded models", own.small_then_large())
     prompts = np.random.default_rng(0).permutation(len(data))
     n = min(2000, len(data) - 100)
@@ -529,10 +529,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folders NAME/outcomes.parquet")
     parser.add_argument("--out", type=Path, default=Path(".work/plans"), help="what is done already")
     parser.add_argument("--parts", nargs="+", choices=[*PARTS, *ALONE], default=[*PARTS, *ALONE])
+    parser.add_argument("--prompts", type=int, help="at most so many of the own log, for a quick look")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--page", type=Path, default=Path(__file__).with_name("plans.md"))
     asked = parser.parse_args()
-    options = Options(asked.log, asked.data, asked.out)
+    options = Options(asked.log, asked.data, asked.out, asked.prompts)
     options.out.mkdir(parents=True, exist_ok=True)
     missing = [name for name in asked.parts if not (options.out / f"{name}.json").exists()]
     with ProcessPoolExecutor(asked.processes, max_tasks_per_child=1) as pool:

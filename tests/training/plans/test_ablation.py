@@ -26,7 +26,7 @@ def world(log_of, told):
     """160 prompts, half open and half hopeless, which the predictor knows; a large model that is good at all."""
     rng = np.random.default_rng(0)
     chances = np.where(np.arange(160) % 2, 0.05, 0.7)
-    log = log_of(chances, large=np.full(160, 0.8))
+    log = log_of(chances, stages=(1, 2, 4), large=np.full(160, 0.8))
     return log, told(np.clip(chances + rng.normal(0, 0.02, 160), 0, 1))
 
 
