@@ -369,6 +369,49 @@ def evaluate(
     _print(report, as_json)
 
 
+@app.command()
+def plans(
+    log: Annotated[Path, typer.Argument(help="A log directory with several samples per prompt.")],
+    verifier: Annotated[
+        str | None, typer.Option(help="Of the log, or votes; default: that of the log's best-of-N arms.")
+    ] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="Draw from this one (repeatable, the cheapest first); default: all.")
+    ] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="Samples after which a plan decides, as in 1,2,3,4,6,8; default: 1,2,4,8,...")
+    ] = None,
+    give_up: Annotated[bool, typer.Option("--give-up", help="A prompt may be answered with nothing.")] = False,
+    group: Annotated[
+        str | None, typer.Option(help="Only prompts of groups whose names begin so, as in countdown,path.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="prompt, or group (whole families left out).")] = "prompt",
+    price_ratio: Annotated[
+        float | None, typer.Option(help="Let a token of the later backends cost so many times one of the first.")
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Each is judged by what the others taught.")] = 3,
+    values: Annotated[
+        str | None, typer.Option(help="Values of a correct answer, in samples of the first backend, as in 10,100.")
+    ] = None,
+    seed: Seed = 0,
+    plot: Annotated[Path | None, typer.Option(help="Write the curves of quality over cost as a PNG here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what deciding in flight is worth on a log: plans beside every rule and cascade that they must beat."""
+    from .plans.analysis import VALUES
+    from .plans.plans_command import plans as go
+
+    _print(
+        go(
+            log, verifier=verifier, backends=backend or (), give_up=give_up, split=split, price_ratio=price_ratio,
+            stages=[int(k) for k in _numbers(stages, "--stages")] if stages else (), folds=folds, seed=seed, plot=plot,
+            groups=[g.strip() for g in group.split(",")] if group else (),
+            values=_numbers(values, "--values") if values else VALUES, quiet=as_json,
+        ),
+        as_json,
+    )  # fmt: skip
+
+
 @app.command("learning-curve")
 def learning_curve(
     source: Annotated[Path, typer.Argument(help="A log directory or an outcomes table.")],
@@ -405,14 +448,14 @@ def learning_curve(
     )  # fmt: skip
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(text: str, option: str = "--lambdas") -> list[float]:
     """The numbers of "0.1,0.3"."""
     from ..strategies.errors import InputError
 
     try:
         return [float(x) for x in text.split(",")]
     except ValueError:
-        raise InputError(f"--lambdas {text!r}: write numbers with commas between, for instance 0.1,0.3") from None
+        raise InputError(f"{option} {text!r}: write numbers with commas between, for instance 0.1,0.3") from None
 
 
 @app.command()
@@ -433,10 +476,13 @@ def route(
     policy: Annotated[
         str | None, typer.Option(help="utility, or threshold: single pass, best-of-4 or tree search by difficulty.")
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan/--no-plan", help="Decide in flight, where the router has a plan; else one arm.")
+    ] = True,
     decide_only: Annotated[bool, typer.Option("--decide-only", help="Print the decision, run nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Choose an arm for one prompt, say why, and run it."""
+    """Choose an arm for one prompt, or what its plan does first, say why, and run it."""
     from .commands import route as run
 
     text = sys.stdin.read() if prompt == "-" else prompt
@@ -445,7 +491,7 @@ def route(
         "min_quality": min_quality,
     }  # fmt: skip
     served = _config(config, url=url, model=model, api_key_env=api_key_env)
-    _print(run(text, router, served, limits, policy=policy, decide_only=decide_only), as_json)
+    _print(run(text, router, served, limits, policy=policy, plan=plan, decide_only=decide_only), as_json)
 
 
 @app.command()

@@ -60,6 +60,7 @@ def made_plan(
     best: int = 0,
     error: float = 0.0,
     random: int | None = None,
+    arms: tuple[str, ...] = ARMS,
     **facts: object,
 ) -> Plan:
     """A plan whose actions come to `outcomes`; those not named give .5 for 10 more, in a second.
@@ -67,7 +68,7 @@ def made_plan(
     best : place of the fixed plan that is the best at every objective.   error : of all differences of qualities.
     random : a seed: the outcomes depend on the features, by trees drawn at random.
     """
-    width = len(feature_names(menu, ARMS))
+    width = len(feature_names(menu, arms))
     rng = np.random.default_rng(random)
     nodes = {}
     for node in nodes_of(menu):
@@ -102,7 +103,7 @@ def made_plan(
         seconds=np.full(f, 1.0),
         quality_se=np.zeros((f, f)),
     )
-    return Plan(facts=PlanFacts(**{**settings, **facts}), arms=ARMS, nodes=nodes, fixed_means=means)  # type: ignore[arg-type]
+    return Plan(facts=PlanFacts(**{**settings, **facts}), arms=arms, nodes=nodes, fixed_means=means)  # type: ignore[arg-type]
 
 
 def every_action(menu: Menu, wanted: Callable[[Action], bool], outcome: Outcome) -> dict[tuple[Node, Action], Outcome]:
