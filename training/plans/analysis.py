@@ -124,7 +124,7 @@ class Analysis:
     standings : of every entrant but single arms, at every value, the plan first.
     saved    : at equal quality, of every rival at every value, by cost and by tokens.
     as_good  : of every single arm.   gap : value -> share of the utility from `gap_from` (the tuned cap, or the best
-    fixed samples) to the ceiling that the plan closes; {} without a ceiling.
+    fixed samples) to the ceiling that the plan closes, where there surely is one; {} without a ceiling.
     waiting  : () where the log is not timed.
     """
 
@@ -135,6 +135,7 @@ class Analysis:
     left_out: int
     n_families: int
     folds: int
+    n_legs: int
     sound: bool
     verifier: str | None
     currency: str
@@ -292,6 +293,7 @@ def analyse(
         left_out=data.log.left_out,
         n_families=len(set(matrix.families)),
         folds=len(ready),
+        n_legs=len(data.log.menu.legs),
         sound=data.sound,
         verifier=data.log.menu.verifier,
         currency=matrix.unit,
@@ -404,7 +406,8 @@ class _Judge:
         found = {}
         for i, value in enumerate(self.plan.values[self.plan.at].tolist()):
             ours, theirs, most = (c.utility()[i] for c in (self.plan, low, top))
-            found[value] = self.means.ratio(ours - theirs, most - theirs)
+            if self.means.interval(most - theirs).low > 0:  # else there is no gap to speak of
+                found[value] = self.means.ratio(ours - theirs, most - theirs)
         return low.name, found
 
     def waiting(self) -> tuple[Waiting, ...]:

@@ -227,6 +227,7 @@ class Fold:
             families=[matrix.families[i] for i in self.train],
             seconds=self.data.seconds,
             settings=settings,
+            needs=self.data.log.signals,
             progress=progress,
         )
 
