@@ -34,6 +34,7 @@ import pandas as pd
 from howhard.router.plan import Leg, Menu
 from howhard.strategies import ArmSpec, ExactCheckSpec, VerifierSpec
 from howhard.strategies.answers import EXTRACTOR
+from howhard.training.folds import fold_of
 from howhard.training.importers.published import import_published
 from howhard.training.log import Log
 from howhard.training.plans.ablation import ABLATIONS
@@ -141,8 +142,9 @@ def published(options: Options, name: str, *backends: str, stages: Sequence[int]
     return PlanData.of(samples, outcomes, imported.prompts, menu, name=name, verifiers={GRADER: ExactCheckSpec()})
 
 
-BEST_FIXED = OfFixed("best fixed plan", "fixed", lambda _: True)
-"""Of all that a plan knows: the one of the highest utility on the training prompts."""
+BEST_FIXED = OfFixed("best static cascade", "cascade")
+"""Of all fixed plans the one of the highest utility on the training prompts; among the standing rivals of two models."""
+
 
 # ── the parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -155,7 +157,7 @@ def told(analysis: Analysis, **more: Any) -> dict[str, Any]:
 def contest(data: PlanData, *more: Any, split: str = "prompt", settings: PlanSettings | None = None) -> dict[str, Any]:
     """The standing rivals, and more, on some data."""
     folds = folds_of(data, split=split, folds=FOLDS, deals=DEALS, plan_settings=settings)  # type: ignore[arg-type]
-    return told(analyse(data, [*standard_rivals(data), BEST_FIXED, *more], split=split, ready=folds))  # type: ignore[arg-type]
+    return told(analyse(data, [*standard_rivals(data), *more], split=split, ready=folds))  # type: ignore[arg-type]
 
 
 def sound_small(options: Options) -> dict[str, Any]:
@@ -241,11 +243,16 @@ def latency(options: Options) -> dict[str, Any]:
 
 
 def ablation(options: Options) -> dict[str, Any]:
-    """Where the saving comes from, at the logged prices."""
+    """Where the saving comes from, at the logged prices, judged on one fold's prompts."""
     own = OwnLog.read(options)
     data = own.data("embedded models, without some of what plans see", own.small_then_large())
-    folds = folds_of(data, folds=FOLDS, deals=DEALS)
-    return told(analyse(data, [Learned(), *ABLATIONS, BEST_FIXED], ready=folds))
+    return told(analyse(data, [Learned(), *ABLATIONS, BEST_FIXED], ready=[first_fold(data)]))
+
+
+def first_fold(data: PlanData) -> Fold:
+    """A third of the prompts to judge on, and the others to learn from."""
+    fold = fold_of(data.matrix.families, split="prompt", folds=FOLDS, seed=0, clusters=data.matrix.clusters)
+    return fold_on(data, np.flatnonzero(fold != 0), np.flatnonzero(fold == 0), deals=DEALS)
 
 
 def shrinking(options: Options) -> dict[str, Any]:
@@ -255,10 +262,10 @@ def shrinking(options: Options) -> dict[str, Any]:
     data = own.data("embedded models, less to learn from", menu)
     kept = own.samples.loc[own.samples["prompt_id"].isin(set(data.log.prompt_ids))]
     fewer = OwnLog(kept, own.outcomes, own.prompts, own.arms, own.verifiers)
-    folds = folds_of(data, folds=FOLDS, deals=DEALS)[:1]
+    fold = first_fold(data)
     few = [FewerSamples(fewer.data(f"{k} samples", cut(menu, k))) for k in SAMPLES if k < 32]
-    some = [FewerPrompts(n) for n in PROMPTS if n <= len(folds[0].train)]
-    return told(analyse(data, [Learned(), *few, *some, BEST_FIXED], ready=folds))
+    some = [FewerPrompts(n) for n in PROMPTS if n <= len(fold.train)]
+    return told(analyse(data, [Learned(), *few, *some, BEST_FIXED], ready=[fold]))
 
 
 def learning(options: Options) -> dict[str, Any]:
@@ -268,7 +275,7 @@ def learning(options: Options) -> dict[str, Any]:
     prompts = np.random.default_rng(0).permutation(len(data))
     n = min(2000, len(data) - 100)
     started = time.perf_counter()
-    fold: Fold = fold_on(data, np.sort(prompts[:n]), np.sort(prompts[n:]), seed=0, deals=1, plan_settings=None)
+    fold = fold_on(data, np.sort(prompts[:n]), np.sort(prompts[n:]), deals=1)
     between = time.perf_counter()
     _ = fold.plan
     return {"prompts": n, "router_s": between - started, "plan_s": time.perf_counter() - between}
@@ -424,7 +431,7 @@ def aims(done: Mapping[str, Part]) -> list[tuple[str, str, str]]:
         )
     part = done.get("families")
     if part is not None:
-        found = ahead(part, "best fixed plan")
+        found = ahead(part, BEST_FIXED.name)
         rows.append(
             (
                 f"whole families left out ({part['n_families']} families): lower bound of the difference to the best "
