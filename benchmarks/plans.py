@@ -143,7 +143,7 @@ def published(options: Options, name: str, *backends: str, stages: Sequence[int]
 
 
 BEST_FIXED = OfFixed("best static cascade", "cascade")
-"""Of all fixed plans the one of the highest utility on the training prompts; among the standing rivals of two models."""
+"""Of all fixed plans that of the highest utility on the training prompts; one of the standing rivals of two models."""
 
 
 # ── the parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
