@@ -37,7 +37,7 @@ def plot_curves(analysis: Analysis, path: str | Path) -> Path:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(PIXELS / 100, 5.4), dpi=100)
     FigureCanvasAgg(figure)
@@ -56,7 +56,9 @@ def plot_curves(analysis: Analysis, path: str | Path) -> Path:
     where = "families left out" if analysis.split == "group" else "prompts left out"
     axis.set_title(f"{analysis.name}: {analysis.menu}. {analysis.n_prompts:,} {where}", fontsize=10, loc="left")
     axis.grid(alpha=0.25, which="major")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     _name(axis, ends)
@@ -73,7 +75,8 @@ def _line(axis: "Axes", analysis: Analysis, curve: Curve, colour: str) -> tuple[
         drawn = analysis.means.of(curve.quality.T)[1]
         low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
         axis.fill_between(cost[order], low[order], high[order], color=colour, alpha=0.15, lw=0, zorder=2)
-        axis.plot(cost[order], quality[order], color=colour, lw=2.4, marker="o", ms=4.5, zorder=6)
+        axis.plot(*_straight(cost[order], quality[order]), color=colour, lw=2.4, zorder=6)
+        axis.plot(cost[order], quality[order], color=colour, lw=0, marker="o", ms=4.5, zorder=6)
         return cost[order], quality[order]
     some = cost > 0
     x, y = hull_points(cost[some], quality[some])
@@ -88,8 +91,10 @@ def _straight(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points along the mixes of neighbours: straight lines in cost are curves where its axis is logarithmic."""
     if len(x) < 2:
         return x, y
-    at = np.concatenate([np.geomspace(a, b, 20) for a, b in itertools.pairwise(x)])
-    return at, np.interp(at, x, y)
+    pairs = itertools.pairwise(zip(x.tolist(), y.tolist(), strict=True))
+    steps = np.linspace(0.0, 1.0, 20)
+    parts = [(a + steps * (c - a), b + steps * (d - b)) for (a, b), (c, d) in pairs]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
 def _name(axis: "Axes", ends: list[tuple[str, float, float, str]]) -> None:

@@ -36,8 +36,8 @@ class PlansReport:
                 parts += ["", _standings(a, two, width)]
         parts += _filled(
             [
-                "Behind commas: the value of a correct answer, in units. Ahead: the plan's utility (quality - cost / value) minus the "
-                f"row's, paired; above 0 the plan is better. Intervals: 95 %, bootstrap by "
+                "Behind commas: the value of a correct answer, in units. Ahead: the plan's utility (quality - cost / "
+                f"value) minus the row's, paired; above 0 the plan is better. Intervals: 95 %, bootstrap by "
                 f"{'family' if a.split == 'group' else 'prompt'}."
             ],
             width,
@@ -50,7 +50,7 @@ class PlansReport:
             ]
         parts += _filled(
             [
-                "Saved: what the plan spends less than a rival needs for the same quality; a rival mixes its own points "
+                "Saved: what the plan spends less than a rival needs for as good answers; a rival mixes its own points "
                 "where that helps it. >: the rival never has that quality; what its best takes is counted instead."
             ],
             width,
