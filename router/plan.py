@@ -50,7 +50,7 @@ from .plan_facts import (
     start_of,
     words_of,
 )  # fmt: skip
-from .policy import Policy, UtilityPolicy
+from .policy import Choices, Policy, UtilityPolicy
 from .trees import split_models
 
 __all__ = [
@@ -357,12 +357,9 @@ class Plan:
         cost[:, open_.ends] = seconds[:, open_.ends] = 0.0
         if open_.gives_up is not None:
             quality[:, open_.gives_up] = 0.0
-        proven = np.zeros((n, len(open_.actions)), dtype=bool)
-        for column, leg in open_.stops:
-            hand = state.hands[leg]
-            if hand is not None:
-                proven[:, column] = hand.proven
-        quality[proven] = 1.0
+        proven = self._proven(state, open_)
+        if proven is not None:
+            quality[proven] = 1.0
         cost += state.spent[:, None]
         latency = None
         if self._timed:
@@ -370,6 +367,16 @@ class Plan:
         fixed = self._fixed(state, open_, objective)
         steps = self._choose(state, open_, quality, cost, latency, fixed, objective, policy, rng)
         return self._ended(steps, state, open_, proven)
+
+    def _proven(self, state: State, open_: _Open) -> Mask | None:
+        """(n, a): ends with an answer that a sound verifier proved; None = there is none."""
+        out = None
+        for column, leg in open_.stops:
+            hand = state.hands[leg]
+            if hand is not None and hand.proven.any():
+                out = np.zeros((len(state), len(open_.actions)), dtype=bool) if out is None else out
+                out[:, column] = hand.proven
+        return out
 
     def _open(self, place: Place, closed: tuple[bool, ...]) -> _Open:
         """What may be done at a place; the same for all runs there, so it is looked up once."""
@@ -455,11 +462,9 @@ class Plan:
         if state.place != self._start:
             objective = _never_refused(objective)
         chooser = UtilityPolicy() if policy is None else policy
-        index, propensity = np.zeros(n, dtype=np.intp), np.ones(n)
-        reason, fallback = np.empty(n, dtype=object), np.zeros(n, dtype=bool)
-        utility, feasible, se = np.empty((n, a)), np.ones((n, a), dtype=bool), open_.error[fixed]
-        for way in fixed[:1] if n == 1 else np.unique(fixed):
-            rows = slice(None) if n == 1 else np.flatnonzero(fixed == way)
+        se = open_.error[fixed]
+
+        def choose(rows: Any, way: int) -> Choices:
             estimates = Estimates(
                 arms=open_.names,
                 quality=quality[rows],
@@ -470,9 +475,22 @@ class Plan:
                 fallback=open_.names[way],
                 reference=open_.names[way],
             )
-            chosen = chooser.choose(estimates, objective, rng=rng)
-            index[rows], propensity[rows], reason[rows] = chosen.index, chosen.propensity, chosen.reason
-            fallback[rows], utility[rows], feasible[rows] = chosen.fallback, chosen.utilities, chosen.feasible
+            return chooser.choose(estimates, objective, rng=rng)
+
+        ways = fixed if n == 1 else np.unique(fixed)
+        if len(ways) == 1:
+            one = choose(slice(None), ways[0])
+            index, propensity, reason, fallback = one.index, one.propensity, one.reason, one.fallback
+            utility, feasible = one.utilities, one.feasible
+        else:
+            index, propensity = np.zeros(n, dtype=np.intp), np.ones(n)
+            reason, fallback = np.empty(n, dtype=object), np.zeros(n, dtype=bool)
+            utility, feasible = np.empty((n, a)), np.ones((n, a), dtype=bool)
+            for way in ways:
+                rows = np.flatnonzero(fixed == way)
+                one = choose(rows, way)
+                index[rows], propensity[rows], reason[rows] = one.index, one.propensity, one.reason
+                fallback[rows], utility[rows], feasible[rows] = one.fallback, one.utilities, one.feasible
         if policy is None:
             kept = feasible[np.arange(n), fixed] & (index != fixed)
             index[kept], reason[kept], fallback[kept] = fixed[kept], Reason.GUARDED, True
@@ -481,7 +499,7 @@ class Plan:
             latency=latency, utilities=utility, feasible=feasible, se=se, fixed=fixed, propensity=propensity,
         )  # fmt: skip
 
-    def _ended(self, steps: Steps, state: State, open_: _Open, proven: Mask) -> Steps:
+    def _ended(self, steps: Steps, state: State, open_: _Open, proven: Mask | None) -> Steps:
         """Let what needs no weighing have its way: what is proven ends; what is strange goes the fixed plan's way, as
         far as that keeps the limits; and where nothing keeps them any more, the best answer in hand is the answer.
         """
@@ -495,7 +513,7 @@ class Plan:
             if stuck.any():
                 best = np.where(open_.ends, steps.quality, -1.0).argmax(axis=1)
                 index[stuck], reason[stuck] = best[stuck], Reason.LIMITS_REACHED
-        if proven.any():
+        if proven is not None:
             done = proven.any(axis=1)
             index[done], reason[done], fallback[done] = proven.argmax(axis=1)[done], Reason.PROVEN, False
         return steps

@@ -283,7 +283,8 @@ class Router:
         self._check_value(objective)
         plan, menu, policy = self.plan, self.plan.facts.menu, self.plan_policy
         start, closed = plan.start(estimates), self._closed(requests)
-        label = f"{'keeps to the fixed plan' if policy is None else policy.label}; plan/1"
+        kept = policy is None or not plan.facts.trusts(objective)
+        label = f"{'keeps to the fixed plan' if kept else policy.label}; plan/1"
         difficulty, decisions = estimates.difficulty.tolist(), {}
         for pattern in dict.fromkeys(closed):
             rows = [i for i, own in enumerate(closed) if own == pattern]

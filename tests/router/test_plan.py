@@ -136,6 +136,7 @@ def test_a_menu_that_makes_no_sense_is_refused(wrong, says):
         ({"guard": -1.0}, "guard=-1.0"),
         ({"guard": math.inf}, "guard=inf"),
         ({"unit": 0.0}, "unit=0.0"),
+        ({"trusted": (20.0, 5.0)}, "a least and a greatest value"),
         ({"seconds": (None,)}, "seconds has 1 entries, the menu 2"),
         ({"search_seconds": ()}, "search_seconds has 0 entries, the menu 1"),
         ({"fixed": ()}, "fixed is empty"),
@@ -303,6 +304,15 @@ def test_a_plan_without_a_guard_never_leaves_the_fixed_plan():
     assert taken(plan, state((4, 0)), policy=plan.policy())[0] == Stop(leg=0)
     guarded = made_plan(guard=1.5).policy(epsilon=0.1)
     assert guarded == UtilityPolicy(guard=1.5, epsilon=0.1)
+
+
+def test_a_plan_keeps_to_the_fixed_plan_at_objectives_that_it_is_not_trusted_at():
+    plan = made_plan({(START, Draw(0, 8)): (1.0, 0.0, 0.0)}, trusted=(5.0, 20.0), trusted_waiting=False)
+    found = [taken(plan, state(), Objective(value=v))[0] for v in (40, 50, 200, 210)]  # a unit is 10
+    assert found == [Draw(0, 4), Draw(0, 8), Draw(0, 8), Draw(0, 4)]
+    assert taken(plan, state(), Objective(value=100, price_of_second=0.1))[0] == Draw(0, 4)
+    open_end = made_plan({(START, Draw(0, 8)): (1.0, 0.0, 0.0)}, trusted=(5.0, None))
+    assert taken(open_end, state(), Objective(value=1e6, price_of_second=0.1))[0] == Draw(0, 8)
 
 
 def test_unfamiliar_prompts_go_the_fixed_plans_way_as_far_as_the_limits_allow():

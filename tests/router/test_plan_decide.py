@@ -137,4 +137,7 @@ def test_a_plan_that_is_never_left_says_so(trained, tmp_path):
     assert (decision.arm, decision.reason) == ("small x4", Reason.GUARDED)
     assert decision.policy == "keeps to the fixed plan; plan/1"
     assert router.plan_policy is None
+    wary = Router.load(written(trained, tmp_path / "wary", made_plan(BETTER, trusted=(0.0, 50.0))))
+    assert wary.decide(EASY, Objective(value=1000)).policy == "keeps to the fixed plan; plan/1"
+    assert wary.decide(EASY, Objective(value=400)).policy == "utility/1 guard=0 epsilon=0; plan/1"
     assert msgspec.json.encode(router.manifest.plans[0].guard) == b"null"
