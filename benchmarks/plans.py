@@ -88,7 +88,7 @@ class OwnLog:
             notes, prompts = log.notes(), log.prompts()
             keep = prompts["group"].str.startswith(families or ("",))
             prompts = prompts.loc[keep].sample(frac=1.0, random_state=0)[: options.prompts].reset_index(drop=True)
-            ids = set(prompts["prompt_id"])
+            ids = prompts["prompt_id"].tolist()
             samples, outcomes = (
                 t.loc[t["prompt_id"].isin(ids)].reset_index(drop=True) for t in (log.samples(), log.outcomes())
             )
@@ -260,7 +260,7 @@ def shrinking(options: Options) -> dict[str, Any]:
     own = OwnLog.read(options)
     menu = own.small_then_large()
     data = own.data("embedded models, less to learn from", menu)
-    kept = own.samples.loc[own.samples["prompt_id"].isin(set(data.log.prompt_ids))]
+    kept = own.samples.loc[own.samples["prompt_id"].isin(list(data.log.prompt_ids))]
     fewer = OwnLog(kept, own.outcomes, own.prompts, own.arms, own.verifiers)
     fold = first_fold(data)
     few = [FewerSamples(fewer.data(f"{k} samples", cut(menu, k))) for k in SAMPLES if k < 32]
