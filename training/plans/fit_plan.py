@@ -37,13 +37,15 @@ Seconds = tuple[tuple[float, float, float] | None, ...]
 SETTLED = (0.8, 0.9, 0.95, 0.99)
 """Chances to stay ahead at which fixed plans take an answer for settled."""
 
+_DEALS = 4  # orders of each prompt's samples on which fixed plans, and the plan, are judged
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedPlan:
     """A plan, and what fitting saw.
 
     policy : chooses with the guard that was learned; None = no gain is sure, the best fixed plan serves everything.
-    runs   : of the training prompts.   fold : (n,) of theirs: member k has not seen fold k.
+    runs   : of the training prompts, dealt anew.   fold : (n,) of theirs: member k has not seen fold k.
     fixed  : what each fixed plan came to on them, without the ways.
     report : what the plan is worth on prompts left out.
     """
@@ -110,13 +112,15 @@ def _fit_plan(
 ) -> FittedPlan:  # fmt: skip
     # Forests learn from all prompts; who is judged as a stranger is served by the best fixed plan, as when it serves.
     familiar = np.ones(len(log), dtype=bool) if estimates.familiar is None else estimates.familiar
-    runs = Runs(log, prompt_features(estimates), familiar, deals=settings.deals, seed=settings.seed, seconds=seconds)
+    told = prompt_features(estimates)
+    runs = Runs(log, told, familiar, deals=settings.deals, seed=settings.seed, seconds=seconds)
     unit = unit_of(log)
     steps = _Steps(progress, len(dict.fromkeys(place.node for place in places_of(log.menu))) + 2)
     fits, seen = induce(runs, fold, unit, settings, lambda *_: steps.done())
     family = np.unique(np.asarray(families, dtype=str), return_inverse=True)[1]
     nodes = {node: _model(node, fits[node], seen[node], runs, family, log.menu) for node in fits}
     candidates = fixed_plans(log.menu)
+    runs = Runs(log, told, familiar, deals=min(settings.deals, _DEALS), seed=settings.seed + 1, seconds=seconds)
     fixed = tuple(replace(replay(runs, ByFixedPlan(p)), moved={}, visited={}) for p in candidates)
     steps.done()
     first = log.legs[0]

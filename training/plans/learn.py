@@ -56,10 +56,10 @@ class PlanSettings(Growth):
     rounds: int = 40
     learning_rate: float = 0.15
     leaves: int = 15
-    min_rows: int = 60
+    min_rows: int = 100
     l2: float = 5.0
-    deals: int = 4
-    objectives: int = 3
+    deals: int = 12
+    objectives: int = 1
     values: tuple[float, float] = (1.0, 1000.0)
     waiting: float = 0.34
     seconds: tuple[float, float] = (0.3, 300.0)

@@ -4,14 +4,17 @@ Learning and replay both walk over these: what a place shows (State), what an ac
 answer is that a run stops with. The orders are all that is random. Runs of one prompt weigh as one prompt.
 """
 
+from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ...router.flight import seconds_of_wave
+from ...router.flight import Lead, seconds_of_wave
 from ...router.plan import Action, Draw, GiveUp, Hand, Place, Search, State, Stop
 from .trajectories import SampleLog, Samples
+
+_CHUNK = 4096  # runs whose samples are looked at at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +88,10 @@ class Runs:
     def hand(self, leg: int, k: int) -> Hand:
         """What the first k samples of a leg have shown, for all runs."""
         if (leg, k) not in self._hands:
-            self._hands[leg, k] = Hand.of(self._legs[leg].draws.first(k))
+            draws = self._legs[leg].draws.first(k)
+            # Every sample is held against every other: a few thousand runs at a time keep that small.
+            parts = [Hand.of(draws[at : at + _CHUNK]) for at in range(0, len(self), _CHUNK)]
+            self._hands[leg, k] = parts[0] if len(parts) == 1 else _joined(parts)
         return self._hands[leg, k]
 
     def state(self, place: Place, rows: np.ndarray, spent: np.ndarray, elapsed: np.ndarray) -> State:
@@ -128,3 +134,13 @@ class Runs:
         if isinstance(action, GiveUp):
             return np.zeros(len(rows))
         raise ValueError(f"{action} is not an end")
+
+
+def _joined(parts: Sequence[Hand]) -> Hand:
+    """Hands of some runs after hands of others."""
+    lead = Lead(*(np.concatenate([getattr(part.lead, f.name) for part in parts]) for f in fields(Lead)))
+    return Hand(
+        lead=lead,
+        features=np.concatenate([part.features for part in parts]),
+        proven=np.concatenate([part.proven for part in parts]),
+    )

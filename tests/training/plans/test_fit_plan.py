@@ -23,7 +23,7 @@ from howhard.training.plans.trajectories import read_samples
 N = 240
 KIND = np.arange(N) % 2 == 0
 FOLD = np.arange(N) // 2 % 3
-QUICK = PlanSettings(rounds=15, learning_rate=0.2, deals=2)
+QUICK = PlanSettings(rounds=15, learning_rate=0.2, deals=6, min_rows=60)
 
 
 def fitted(log, estimates, families=None, **changes):

@@ -15,7 +15,7 @@ from howhard.training.plans.replay import ByFixedPlan, ByPlan, replay
 from howhard.training.plans.runs import Runs
 
 N = 320
-QUICK = PlanSettings(rounds=20, learning_rate=0.2, deals=2, values=(2.0, 50.0))
+QUICK = PlanSettings(rounds=20, learning_rate=0.2, deals=6, min_rows=60, values=(2.0, 50.0))
 KIND = np.arange(N) % 2 == 0
 FOLD = np.arange(N) // 2 % 4  # of either kind as many
 CHANCE = np.where(KIND, 0.5, 0.0)
@@ -115,7 +115,9 @@ def test_time_that_costs_is_saved_by_drawing_more_at_once(log_of, told):
     world = {"stages": (1, 8)}
     estimates = told(np.full(N, 0.5))
     log = log_of(np.full(N, 0.5), **world)
-    made = fitted(log, estimates, PlanSettings(rounds=20, deals=2, values=(5.0, 200.0)), seconds=((1.0, 0.0, 0.0),))
+    made = fitted(
+        log, estimates, PlanSettings(rounds=20, deals=6, min_rows=60, values=(5.0, 200.0)), seconds=((1.0, 0.0, 0.0),)
+    )
     unit = made.plan.facts.unit
     runs = made.runs
     cheap, dear = (
@@ -140,7 +142,7 @@ def test_a_member_learns_nothing_of_its_own_fold(log_of, told):
             log.legs[0].quality[fold == 0] = 1 - log.legs[0].quality[fold == 0]
         seen = np.stack([chances], axis=1)
         runs = Runs(log, seen, np.ones(N, dtype=bool), deals=2, seed=0, seconds=(None,))
-        fits, _ = induce(runs, fold, 1.0, PlanSettings(rounds=5, deals=2))
+        fits, _ = induce(runs, fold, 1.0, PlanSettings(rounds=5, deals=2, min_rows=40))
         return fits[last]
 
     honest, flipped = forest(False), forest(True)
@@ -160,7 +162,7 @@ def test_equal_seeds_learn_equal_plans_to_the_last_bit(log_of, told):
 def test_what_induction_predicts_is_what_the_stored_forest_says(log_of, told):
     log = log_of(CHANCE, stages=(1, 2, 4))
     runs = Runs(log, CHANCE[:, None], np.ones(N, dtype=bool), deals=2, seed=0, seconds=(None,))
-    fits, _ = induce(runs, FOLD, 1.0, PlanSettings(rounds=6, deals=2))
+    fits, _ = induce(runs, FOLD, 1.0, PlanSettings(rounds=6, deals=2, min_rows=40))
     rng = np.random.default_rng(1)
     for fit in fits.values():
         x = rng.normal(size=(40, fit.boosters[0].num_feature()))

@@ -20,8 +20,8 @@ CONFIG = """
 components = ["text"]
 
 [plan]
-stages = { small = [1, 2, 4], large = [1, 2] }
-settings = { rounds = 8, deals = 2 }
+stages = { small = [1, 4], large = [1] }
+settings = { rounds = 5, deals = 2 }
 """
 
 
@@ -51,7 +51,7 @@ def test_a_table_plan_in_the_configuration_learns_plans_with_falling_needs(done)
     plans = done["plans"]["plans"]
     assert [plan["needs"] for plan in plans] == [["logprobs"], [], []]
     assert [plan["menu"] for plan in plans] == [
-        "small 1-4, large 1-2, verifier check", "small 1-4, large 1-2, verifier check", "small 1-4, large 1-2",
+        "small 1-4, large 1, verifier check", "small 1-4, large 1, verifier check", "small 1-4, large 1",
     ]  # fmt: skip
     assert plans[0]["n_prompts"] == done["n_learned"]
 
