@@ -94,7 +94,32 @@ class PlanData:
         if price_ratio is not None:
             samples = repriced(samples, menu, price_ratio)
         log = read_samples(samples, outcomes, menu, verifiers, sound=sound)
-        seconds = (None,) * len(menu.legs) if seconds is None else seconds
+        return cls.of_log(
+            log,
+            prompts,
+            name=name,
+            verifiers=verifiers,
+            families=families,
+            seconds=seconds,
+            fit_settings=fit_settings,
+            seed=seed,
+        )
+
+    @classmethod
+    def of_log(
+        cls,
+        log: SampleLog,
+        prompts: pd.DataFrame,
+        *,
+        name: str = "log",
+        verifiers: Mapping[str, VerifierSpec] | None = None,
+        families: Mapping[str, str] | None = None,
+        seconds: Seconds | None = None,
+        fit_settings: FitSettings | None = None,
+        seed: int = 0,
+    ) -> "PlanData":
+        """Make samples that have been read ready; prompts : their table, as OutcomeMatrix.of takes it."""
+        seconds = (None,) * len(log.menu.legs) if seconds is None else seconds
         matrix, arms, specs = _arms(log, prompts, families or {}, verifiers or {}, seconds, seed)
         return cls(
             name=name,
