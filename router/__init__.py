@@ -13,6 +13,8 @@ from .decision import ArmEstimate, Context, Decision, Reason
 from .estimates import Estimates
 from .objective import Objective
 from .plan_choice import PlanWarning
+from .plan_run import Planned, PlanResult, PlanRule
+from .plan_told import Step
 from .policy import Policy, ThresholdPolicy, UtilityPolicy
 from .router import FingerprintWarning, ObjectiveWarning, RoutedResult, RoutedStream, Router
 
@@ -25,12 +27,16 @@ __all__ = [
     "HowhardError",
     "Objective",
     "ObjectiveWarning",
+    "PlanResult",
+    "PlanRule",
     "PlanWarning",
+    "Planned",
     "Policy",
     "Reason",
     "RoutedResult",
     "RoutedStream",
     "Router",
+    "Step",
     "ThresholdPolicy",
     "UtilityPolicy",
 ]

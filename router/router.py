@@ -42,6 +42,7 @@ from ..strategies.base import (
     Request,
     StrategyResult,
     Streams,
+    Trace,
     Verifier,
 )
 from ..strategies.errors import (
@@ -283,8 +284,8 @@ class Router:
         self._check_value(objective)
         plan, menu, policy = self.plan, self.plan.facts.menu, self.plan_policy
         start, closed = plan.start(estimates), self._closed(requests)
-        kept = policy is None or not plan.facts.trusts(objective)
-        label = f"{'keeps to the fixed plan' if kept else policy.label}; plan/1"
+        own = policy.label if policy is not None and plan.facts.trusts(objective) else "keeps to the fixed plan"
+        label = f"{own}; plan/1"
         difficulty, decisions = estimates.difficulty.tolist(), {}
         for pattern in dict.fromkeys(closed):
             rows = [i for i, own in enumerate(closed) if own == pattern]
@@ -464,12 +465,14 @@ class Router:
         *,
         context: Context | None = None,
         budget: Budget | None = None,
+        trace: Trace | None = None,
     ) -> RoutedResult:
         """Choose an arm and answer with it; with a plan (`Router.plan`), go on deciding while the samples come.
 
         A planned run ends with what the plan ends with, or where it gives up, with no answer; `steps` tells how it
         came to that. Samples in flight are cancelled when the budget's seconds or the objective's deadline pass, and
         the best answer in hand is returned; see Planned. `context.allowed` names arms, so no plan serves it.
+        `trace` hears of samples as that of a strategy does.
 
         Where an arm's backend fails before there is an answer, or turns out not to take the prompt, every arm of
         that backend is out and the next best one answers; the decision then says BACKEND_FAILED and names
@@ -480,13 +483,13 @@ class Router:
         """
         request = Request.of(prompt)
         if self._is_planned(context):
-            return await self._run_plan(request, objective or self.objective, context, budget)
+            return await self._run_plan(request, objective or self.objective, context, budget, trace)
         attempts = _Attempts(self, request, objective, context)
         while True:
             decision = attempts.next()
             try:
                 arm = await self._served.ready(decision.arm)
-                return RoutedResult(decision, await arm.run(request, budget=budget))
+                return RoutedResult(decision, await arm.run(request, budget=budget, trace=trace))
             except (BackendError, PromptTooLong) as exc:
                 attempts.failed(decision.arm, exc)
 
@@ -525,7 +528,12 @@ class Router:
         return self._loop.call(self.run(prompt, objective, context=context, budget=budget))
 
     async def _run_plan(
-        self, request: Request, objective: Objective, context: Context | None, budget: Budget | None
+        self,
+        request: Request,
+        objective: Objective,
+        context: Context | None,
+        budget: Budget | None,
+        trace: Trace | None = None,
     ) -> RoutedResult:
         plan, policy = self.plan, self.plan_policy
         assert plan is not None
@@ -546,7 +554,8 @@ class Router:
             closed=self._closed([request])[0],
             rng=later,  # so that it explores at the start as the decision says
         )
-        result = await planned.run(request, backends[plan.facts.menu.legs[0].backend], budget=budget)
+        first_leg = backends[plan.facts.menu.legs[0].backend]
+        result = await planned.run(request, first_leg, budget=budget, trace=trace)
         return RoutedResult(decision, result, result.steps)
 
     async def close(self) -> None:

@@ -6,9 +6,11 @@ backends that write the recorded samples in the order in which they were dealt.
 
 import asyncio
 import dataclasses
+import random
 import zlib
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,6 +45,7 @@ from howhard.training.plans.learn import PlanSettings
 from howhard.training.plans.replay import ByPlan, replay
 from howhard.training.plans.runs import Runs
 from howhard.training.plans.trajectories import read_samples
+from howhard.training.problems.remainder import Remainder
 from howhard.training.tables import COLUMNS, drawn_cells, fill, params_json, prompt_id, validate
 
 PROMPTS = 36
@@ -187,13 +190,18 @@ class World:
             reference=arms[0],
         )  # fmt: skip
 
-    def fitted(self, seconds):
+    def plan(self, seconds):
         fold = np.arange(PROMPTS) % 3
         settings = PlanSettings(rounds=6, leaves=6, min_rows=8, deals=2, objectives=2)
-        return fit_plan(
+        return trusting(fit_plan(
             self.log, self.estimates(), fold, families=[f"family {i % 10}" for i in range(PROMPTS)], seconds=seconds,
             settings=settings, needs=self.needs,
-        )  # fmt: skip
+        ).plan)  # fmt: skip
+
+
+def trusting(plan):
+    """A plan that goes its own way at every objective, worth it or not."""
+    return dataclasses.replace(plan, facts=msgspec.structs.replace(plan.facts, trusted=None, trusted_waiting=True))
 
 
 def menu(*legs, **settings):
@@ -221,7 +229,7 @@ OBJECTIVES = {
 @pytest.fixture(scope="module", params=WORLDS, ids=str)
 def world(request):
     made = World(*WORLDS[request.param])
-    return made, made.fitted(SECONDS[: len(made.menu.legs)])
+    return made, made.plan(SECONDS[: len(made.menu.legs)])
 
 
 def dealt_orders(world, deals, seed):
@@ -304,25 +312,112 @@ def check_all(world, plan, policy, objective, runs, orders):
 
 
 def test_on_recorded_samples_a_live_run_goes_the_way_of_its_replay(world):
-    world, fitted = world
+    world, plan = world
     runs, orders = runs_of(world, 1, 5), dealt_orders(world, 1, 5)
 
     ways = set()
     for objective in OBJECTIVES.values():
-        ways |= check_all(world, fitted.plan, UtilityPolicy(guard=0.25), objective, runs, orders)
+        ways |= check_all(world, plan, UtilityPolicy(guard=0.25), objective, runs, orders)
 
     assert len(ways) > 3
 
 
 def test_live_and_in_a_replay_a_plan_sees_the_same_to_the_last_bit(world):
-    world, fitted = world
-    plan = Whim(fitted.plan.facts, fitted.plan.arms, fitted.plan.nodes, fitted.plan.fixed_means)
-    runs, orders = runs_of(world, 6, 5), dealt_orders(world, 6, 5)
+    world, plan = world
+    plan = Whim(plan.facts, plan.arms, plan.nodes, plan.fixed_means)
+    runs, orders = runs_of(world, 3, 5), dealt_orders(world, 3, 5)
 
-    ways = check_all(world, plan, UtilityPolicy(), OBJECTIVES["dear"], runs, orders)
+    ways = set()
+    for wanted in ("dear", "waiting"):
+        ways |= check_all(world, plan, UtilityPolicy(), OBJECTIVES[wanted], runs, orders)
 
     done = {action for way in ways for action in way}
     everything = {
         words_of(world.menu, a) for place in places_of(world.menu) for a in actions_at(world.menu, place.node)
     }
     assert done == everything
+
+
+# ── on fresh samples ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Embedded:
+    """Remainders for the embedded models: half of the prompts to learn from, half to look at."""
+
+    def __init__(self, small, large, prompts=112):
+        self.backends = {"small": small, "large": large}
+        legs = (
+            Leg(backend="small", stages=(1, 2, 4, 8), max_tokens=12),
+            Leg(backend="large", stages=(1, 2), max_tokens=12),
+        )
+        self.menu = Menu(legs=legs)
+        rng = random.Random(7)
+        found = (Remainder().generate(3 + i % 5, rng) for i in range(2 * prompts))
+        self.problems = list({problem.prompt: problem for problem in found}.values())[:prompts]
+
+    async def log(self):
+        rows = []
+        for problem in self.problems:
+            prefix = Prefix(Request.of(problem.prompt).messages)
+            for leg in self.menu.legs:
+                backend, params = self.backends[leg.backend], SamplingParams(max_tokens=leg.max_tokens, seed=0)
+                [drawn] = await backend.generate([prefix], n=8, params=params).all()
+                for i, c in enumerate(map(candidate, drawn)):
+                    rows.append(
+                        {
+                            "prompt_id": prompt_id(problem.prompt), "backend": backend.name, "fingerprint": "embedded",
+                            "params": params_json(params), "sample_index": i, "origin": "collect", "text": c.text,
+                            "answer": c.answer, "extractor": EXTRACTOR, "verdicts": [],
+                            "quality": float(c.answer == problem.reference),
+                            **drawn_cells(c.generation, backend.prices),
+                        }
+                    )  # fmt: skip
+        empty = pd.DataFrame(columns=[column.name for column in COLUMNS["outcomes"]])
+        return read_samples(validate("samples", fill("samples", rows)), empty, self.menu)
+
+    def estimates(self):
+        ease = np.array([[1 - p.level / 8, 1 - p.level / 12] for p in self.problems])
+        return Estimates(
+            arms=("small/single", "large/single"), quality=ease, benefit_se=np.zeros_like(ease),
+            cost=np.full_like(ease, 5.0), fallback="small/single", reference="small/single",
+        )  # fmt: skip
+
+
+def test_on_fresh_samples_of_the_embedded_models_a_plan_is_as_good_and_as_dear_as_its_replay_says():
+    from howhard.strategies.backends.local import LocalBackend
+
+    small = LocalBackend("small", "tiny-small", prices=Prices(prompt=0.02, completion=1.0))
+    large = LocalBackend("large", "tiny-large", prices=Prices(prompt=0.1, completion=12.0))
+    made, objective, policy = Embedded(small, large), Objective(value=400.0), UtilityPolicy()
+
+    async def go():
+        log, estimates = await made.log(), made.estimates()
+        known, fresh = np.arange(0, len(log), 2), np.arange(1, len(log), 2)
+        plan = trusting(fit_plan(
+            log.rows(known), estimates[known], np.arange(len(known)) % 3, families=[str(i) for i in known],
+            seconds=(None, None), settings=PlanSettings(rounds=20, leaves=4, min_rows=5, deals=8), needs=("logprobs",),
+        ).plan)  # fmt: skip
+        features, familiar = prompt_features(estimates[fresh]), np.ones(len(fresh), dtype=bool)
+        runs = Runs(log.rows(fresh), features, familiar, deals=20, seed=1, seconds=(None, None))
+        told = replay(runs, ByPlan(plan, objective, policy, runs.prompt))
+        came = {"quality": [], "tokens": [], "cost": []}
+        for i in fresh.tolist():
+            results = []
+            for again in range(2):
+                planned = Planned(
+                    plan, objective=objective, policy=policy, backends=made.backends,
+                    start=lambda _, i=i: plan.start(estimates[np.array([i])]), seed=1000 + 50 * again,
+                )  # fmt: skip
+                results.append(await planned.run(Request.of(made.problems[i].prompt), small))
+            came["quality"].append(np.mean([r.answer == made.problems[i].reference for r in results]))
+            came["tokens"].append(np.mean([r.usage.completion_tokens for r in results]))
+            came["cost"].append(np.mean([r.usage.cost for r in results]))
+        for backend in (small, large):
+            await backend.close()
+        return told, came
+
+    told, came = asyncio.run(go())
+
+    for name, live in came.items():
+        apart = np.array(live) - told.by_prompt(name)
+        assert abs(apart.mean()) < 1.96 * apart.std(ddof=1) / len(apart) ** 0.5, name
