@@ -82,34 +82,37 @@ def menu_of(
 
 def _legs(samples: pd.DataFrame, stages: Mapping[str, tuple[int, ...]] | None) -> tuple[Leg, ...]:
     usable = samples["origin"].eq("collect").to_numpy(bool) & samples["finish_reason"].ne("error").to_numpy(bool)
-    table = samples.loc[usable]
-    if table.empty:
+    if not usable.any():
         raise TableError("samples: no row of origin 'collect' came to an end: a plan is learned from collected samples")
-    everyone = table["prompt_id"].nunique()
+    backends, prompts, params = (
+        np.array(samples[c].tolist(), dtype=str)[usable] for c in ("backend", "prompt_id", "params")
+    )
+    cost = (samples["cost"].to_numpy(float) + samples["prompt_cost"].to_numpy(float))[usable]
+    everyone = len(np.unique(prompts))
     found: list[tuple[float, Leg]] = []
-    for backend, own in table.groupby("backend", sort=True):
-        params = own.groupby("params")["prompt_id"].nunique().idxmax()
-        own = own[own["params"].eq(params)]
-        counts = own.groupby("prompt_id").size().to_numpy()
+    for backend in np.unique(backends).tolist():
+        own = backends == backend
+        usual, number = np.unique(params[own], return_counts=True)
+        drawn = str(usual[number.argmax()])
+        own &= params == drawn
+        counts = np.unique(prompts[own], return_counts=True)[1]
+        if backend not in stages if stages is not None else len(counts) < _COVERED * everyone:
+            continue
         most = int(np.quantile(counts, 1.0 - ENOUGH, method="lower"))
-        if stages is None and len(counts) < _COVERED * everyone:
-            continue
-        if stages is not None and backend not in stages:
-            continue
-        drawn = msgspec.json.decode(str(params))
-        usual = tuple(sorted({*(2**i for i in range(most.bit_length())), most}))
+        doubling = tuple(sorted({*(2**i for i in range(most.bit_length())), most}))
+        settings = msgspec.json.decode(drawn)
         leg = Leg(
-            backend=str(backend),
-            stages=usual if stages is None else stages[str(backend)],
-            **{name: drawn[name] for name in ("temperature", "top_p", "max_tokens") if name in drawn},
+            backend=backend,
+            stages=doubling if stages is None else stages[backend],
+            **{name: settings[name] for name in ("temperature", "top_p", "max_tokens") if name in settings},
         )
-        found.append((float((own["cost"] + own["prompt_cost"]).mean()), leg))
+        found.append((float(cost[own].mean()), leg))
     if stages is None:
         return tuple(leg for _, leg in sorted(found, key=lambda pair: pair[0]))
     by_name = {leg.backend: leg for _, leg in found}
     for backend in stages:
         if backend not in by_name:
-            known = set(table["backend"].tolist())
+            known = set(backends.tolist())
             raise ConfigError(f"plan.stages: the log has no samples of {backend!r}{nearest(backend, known)}")
     return tuple(by_name[backend] for backend in stages)
 
@@ -117,16 +120,18 @@ def _legs(samples: pd.DataFrame, stages: Mapping[str, tuple[int, ...]] | None) -
 def _searches(outcomes: pd.DataFrame, arms: Sequence[ArmSpec], backend: str) -> tuple[str, ...]:
     """Searches of a backend that none of its arms beats in mean quality and mean cost; two at most, cheapest first."""
     own = {arm.name: arm for arm in arms if arm.backend == backend}
-    everyone = outcomes["prompt_id"].nunique()
-    worth = {
-        str(name): (float(rows["cost"].mean()), float(rows["quality"].mean()))
-        for name, rows in outcomes[outcomes["arm"].isin(own)].groupby("arm", sort=True)
-        if rows["cost"].notna().all() and rows["prompt_id"].nunique() >= ENOUGH * everyone
-    }
+    names, prompts = (np.array(outcomes[c].tolist(), dtype=str) for c in ("arm", "prompt_id"))
+    cost, quality = (outcomes[c].to_numpy(float, na_value=np.nan) for c in ("cost", "quality"))
+    everyone = len(set(prompts.tolist()))
+    worth: dict[str, tuple[float, float]] = {}
+    for name in sorted(own):
+        mine = names == name
+        if len(set(prompts[mine].tolist())) >= ENOUGH * everyone and not np.isnan(cost[mine]).any():
+            worth[name] = float(cost[mine].mean()), float(quality[mine].mean())
     frontier = [
-        name for name, (cost, quality) in worth.items()
+        name for name, (dear, good) in worth.items()
         if isinstance(own[name].strategy, SearchFields)
-        and not any(c <= cost and q >= quality and (c, q) != (cost, quality) for c, q in worth.values())
+        and not any(c <= dear and q >= good and (c, q) != (dear, good) for c, q in worth.values())
     ]  # fmt: skip
     best = sorted(frontier, key=lambda name: -worth[name][1])[:_MOST_SEARCHES]
     return tuple(sorted(best, key=lambda name: worth[name][0]))
@@ -173,17 +178,19 @@ def wave_seconds(
     """
     from scipy.optimize import nnls
 
-    timed = outcomes[outcomes["latency_s"].notna() & outcomes["completion_tokens"].notna()]
+    names = np.array(outcomes["arm"].tolist(), dtype=str)
+    taken, counted = (outcomes[c].to_numpy(float, na_value=np.nan) for c in ("latency_s", "completion_tokens"))
+    known = np.isfinite(taken) & np.isfinite(counted)
     found: list[tuple[float, float, float] | None] = []
     for leg, samples in zip(log.menu.legs, log.legs, strict=True):
-        drawn = {arm.name: _wave(arm) for arm in arms if arm.backend == leg.backend}
-        drawn = {name: n for name, n in drawn.items() if n is not None}
-        own = timed[timed["arm"].isin(drawn)]
+        waves = {arm.name: _wave(arm) for arm in arms if arm.backend == leg.backend}
+        drawn = {name: n for name, n in waves.items() if n is not None}
+        own = np.flatnonzero(known & np.isin(names, list(drawn)))
         if len(own) < _FEWEST_TIMED:
             found.append(None)
             continue
-        n = np.array([drawn[name] for name in own["arm"].tolist()], dtype=float)
-        tokens, seconds = own["completion_tokens"].to_numpy(float), own["latency_s"].to_numpy(float)
+        n = np.array([drawn[name] for name in names[own].tolist()], dtype=float)
+        tokens, seconds = counted[own], taken[own]
         longer = {int(k): _longest_over_mean(samples.draws.tokens, int(k)) for k in np.unique(n)}
         longest = tokens / n * np.array([longer[int(k)] for k in n])
         solved = nnls(np.stack([np.ones(len(n)), longest, tokens], axis=1), seconds)[0]

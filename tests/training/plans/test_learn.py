@@ -66,7 +66,7 @@ def test_where_the_prompt_tells_the_hopeless_it_gives_them_up_and_draws_the_othe
     found = replayed(made, log_of(CHANCE, give_up=True, seed=1), told(CHANCE), 20.0)
     open_ = KIND[found.prompt]
     assert found.cost[~open_].mean() < 0.1
-    assert found.quality[open_].mean() > 0.95
+    assert found.quality[open_].mean() > 0.9
     assert worth(found, 20.0) == pytest.approx(0.5 * best_cap(20.0, 1.0, 0.5, 6)[1], abs=0.03)
 
 
