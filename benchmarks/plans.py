@@ -181,7 +181,7 @@ FEW = PlanSettings(deals=16)
 
 def codet(options: Options) -> dict[str, Any]:
     """A token of a completion is the unit of cost, so that tokens are what is saved."""
-    stages = (*FINE, 48, 64, 100)
+    stages = (*range(1, 13), 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 100)
     data = published(options, "codet", "codegen-16b", stages=stages, completion=1.0, prompt=0.0, answers=False)
     return contest(data, Ceiling(), settings=FEW)
 

@@ -217,7 +217,7 @@ class FixedPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     legs    : (leg, stages) in order: draw stage by stage, go on to the next leg after the last stage.
     settled : end once the answer in hand is proven, or its chance to stay ahead is at least this (Beta's rule); None =
               only once it is proven.
-    search  : instead of legs, a search of the menu.
+    search  : instead of legs, a search of the menu.   With neither, it gives up.
     """
 
     legs: tuple[tuple[int, tuple[int, ...]], ...] = ()
@@ -231,8 +231,9 @@ class FixedPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """
         every, leg = np.ones(len(proven), dtype=bool), place.leg
         if leg < 0 and place.search < 0:
-            first = Search(self.search) if self.search >= 0 else Draw(self.legs[0][0], self.legs[0][1][0])
-            return [(every, first)]
+            if self.search >= 0:
+                return [(every, Search(self.search))]
+            return [(every, Draw(self.legs[0][0], self.legs[0][1][0]) if self.legs else GiveUp())]
         end = Stop(leg=leg) if leg >= 0 else Stop(search=place.search)
         if self.search >= 0 and self.search == place.search:
             end = Stop(search=self.search)
@@ -254,6 +255,8 @@ class FixedPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """For people: "small 4, 8, 16 until proven, then large 1"."""
         if self.search >= 0:
             return menu.searches[self.search]
+        if not self.legs:
+            return "give up"
         until = "until proven" if self.settled is None else f"until settled at {self.settled:g}"
         parts = [f"{menu.legs[leg].backend} {', '.join(map(str, stages))}" for leg, stages in self.legs]
         alone = len(self.legs) == 1 and len(self.legs[0][1]) == 1
@@ -336,8 +339,10 @@ class PlanFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 def _check_fixed(plan: FixedPlan, menu: Menu) -> None:
     """Raise SpecError for a fixed plan that asks for what the menu has not."""
-    if plan.search >= len(menu.searches) or (plan.search < 0 and not plan.legs):
-        raise SpecError(f"plans: fixed plan {plan!r} runs a search that the menu has not, or nothing")
+    if plan.search >= len(menu.searches):
+        raise SpecError(f"plans: fixed plan {plan!r} runs a search that the menu has not")
+    if plan.search < 0 and not plan.legs and not menu.give_up:
+        raise SpecError(f"plans: fixed plan {plan!r} does nothing, and the menu lets no request be given up")
     legs = [leg for leg, _ in plan.legs]
     if legs != sorted(set(legs)) or any(not 0 <= leg < len(menu.legs) for leg in legs):
         raise SpecError(f"plans: fixed plan {plan!r}: its legs must ascend, and be legs of the menu")

@@ -60,7 +60,7 @@ class FittedPlan:
 
 def fixed_plans(menu: Menu) -> tuple[FixedPlan, ...]:
     """Every fixed plan that is worth trying: so many at once; early stops with a cap, by proof or by votes; the same,
-    and then a later backend; each search.
+    and then a later backend; each search; to give up, where the menu lets.
     """
     found: dict[FixedPlan, None] = {}
     settled: tuple[float | None, ...] = SETTLED if menu.verifier is None else (None, *SETTLED)
@@ -83,6 +83,8 @@ def fixed_plans(menu: Menu) -> tuple[FixedPlan, ...]:
                 found[FixedPlan(legs=(*first, *then), settled=until)] = None
     for s in range(len(menu.searches)):
         found[FixedPlan(search=s)] = None
+    if menu.give_up:
+        found[FixedPlan()] = None
     return tuple(found)
 
 
