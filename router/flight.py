@@ -118,7 +118,7 @@ def lead_of(draws: Draws) -> Lead:
     same &= given[:, :, None]
     votes = same.sum(axis=2, dtype=np.float64)
     score = np.where(given & (draws.score > 0.0), draws.score, 0.0)
-    judged, proved = score.any(axis=1), draws.proven.any(axis=1)
+    judged, proved = np.asarray(score.any(axis=1)), np.asarray(draws.proven.any(axis=1))
     weight = votes
     if judged.any():
         weight = np.where(judged[:, None], np.where(same, score[:, None, :], 0.0).sum(axis=2), votes)

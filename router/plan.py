@@ -100,7 +100,7 @@ class Hand:
     def of(cls, draws: Draws) -> "Hand":
         """Look at samples."""
         lead = lead_of(draws)
-        return cls(lead=lead, features=features_of_samples(draws, lead), proven=draws.proven.any(axis=1))
+        return cls(lead=lead, features=features_of_samples(draws, lead), proven=np.asarray(draws.proven.any(axis=1)))
 
     def __getitem__(self, rows: Any) -> "Hand":
         lead = Lead(*(getattr(self.lead, name)[rows] for name in Lead.__slots__))
@@ -243,14 +243,15 @@ class Steps:
     fixed: NDArray[np.intp]
     propensity: Floats
 
-    def latency_at(self, quantile: float) -> Floats | None:
-        """Seconds (n, a) at a quantile, interpolated between QUANTILES, outside the nearest; None = not timed."""
+    def latency_at(self, quantile: float, row: int) -> Floats | None:
+        """Seconds (a,) of one run at a quantile, between QUANTILES interpolated, else the nearest; None = not timed."""
         if self.latency is None:
             return None
         above = min(max(int(np.searchsorted(QUANTILES, quantile)), 1), len(QUANTILES) - 1)
         low, high = QUANTILES[above - 1], QUANTILES[above]
         share = min(max((quantile - low) / (high - low), 0.0), 1.0)
-        return (1 - share) * self.latency[:, :, above - 1] + share * self.latency[:, :, above]
+        seconds = self.latency[row]
+        return (1 - share) * seconds[:, above - 1] + share * seconds[:, above]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

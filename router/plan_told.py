@@ -66,10 +66,10 @@ def told(menu: Menu, state: State, steps: Steps, objective: Objective, row: int 
 def estimates_of(menu: Menu, steps: Steps, objective: Objective, row: int) -> tuple[ArmEstimate, ...]:
     """What was predicted of every action in one run; `benefit` is over the best fixed plan's action."""
     quality = steps.quality[row].tolist()
-    base, seconds = quality[int(steps.fixed[row])], steps.latency_at(objective.deadline_quantile)
+    base, seconds = quality[int(steps.fixed[row])], steps.latency_at(objective.deadline_quantile, row)
     columns = zip(
         steps.actions, quality, steps.se[row].tolist(), steps.cost[row].tolist(),
-        [math.nan] * len(quality) if seconds is None else seconds[row].tolist(),
+        [math.nan] * len(quality) if seconds is None else seconds.tolist(),
         steps.utilities[row].tolist(), steps.feasible[row].tolist(), strict=True,
     )  # fmt: skip
     return tuple(

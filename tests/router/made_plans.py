@@ -1,6 +1,7 @@
 """Plans made by hand: trees of two leaves, and actions that come to what a test says."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def text_of(n_features: int, splits: list[tuple[int, float]]) -> str:
 
 
 def made_plan(
-    outcomes: Mapping[tuple[Node, Action], Outcome] | None = None,
+    outcomes: Mapping[Any, Outcome] | None = None,
     *,
     menu: Menu = MENU,
     fixed: tuple[FixedPlan, ...] = FIXED,
@@ -63,7 +64,7 @@ def made_plan(
     arms: tuple[str, ...] = ARMS,
     **facts: object,
 ) -> Plan:
-    """A plan whose actions come to `outcomes`; those not named give .5 for 10 more, in a second.
+    """A plan whose actions come to `outcomes`, by node and action; those not named give .5 for 10 more, in a second.
 
     best : place of the fixed plan that is the best at every objective.   error : of all differences of qualities.
     random : a seed: the outcomes depend on the features, by trees drawn at random.
