@@ -128,15 +128,15 @@ def graded_samples(samples: pd.DataFrame, *, completion: float, prompt: float, a
     return table if answers else table.assign(answer=None)
 
 
-def published(options: Options, name: str, *backends: str, stages: Sequence[int], **how: Any) -> PlanData:
-    """`codet` or `tot`, every sample judged by its grader."""
+def published(options: Options, name: str, stages: Mapping[str, Sequence[int]], **how: Any) -> PlanData:
+    """`codet` or `tot`, every sample judged by its grader.   stages : per backend."""
     raw = pd.read_parquet(options.data / name / "outcomes.parquet")
     if name == "tot":
         raw = raw.loc[raw["dataset"].eq("game24")]
     imported = import_published(name, raw, group=name)
     assert imported.samples is not None
     samples = graded_samples(imported.samples, **how)
-    legs = tuple(Leg(backend=b, stages=tuple(stages), **HOW) for b in backends)
+    legs = tuple(Leg(backend=backend, stages=tuple(own), **HOW) for backend, own in stages.items())
     menu = Menu(legs=legs, verifier=GRADER, give_up=True)
     outcomes = pd.DataFrame({"arm": [], "prompt_id": [], "answer": [], "quality": [], "cost": []})
     return PlanData.of(samples, outcomes, imported.prompts, menu, name=name, verifiers={GRADER: ExactCheckSpec()})
@@ -182,14 +182,14 @@ FEW = PlanSettings(deals=16)
 def codet(options: Options) -> dict[str, Any]:
     """A token of a completion is the unit of cost, so that tokens are what is saved."""
     stages = (*range(1, 13), 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 100)
-    data = published(options, "codet", "codegen-16b", stages=stages, completion=1.0, prompt=0.0, answers=False)
+    data = published(options, "codet", {"codegen-16b": stages}, completion=1.0, prompt=0.0, answers=False)
     return contest(data, Ceiling(), settings=FEW)
 
 
 def tot(options: Options) -> dict[str, Any]:
     """Direct answers, then chains of thought, of GPT-4 at its prices (0.03 and 0.06 USD per 1,000 tokens)."""
-    stages = (1, 2, 4, 8, 16, 32, 64, 100)
-    data = published(options, "tot", "io", "cot", stages=stages, completion=6e-5, prompt=3e-5, answers=True)
+    stages = {"io": (1, 2, 4, 8, 16, 32, 64, 100), "cot": (1, 2, 4, 8, 16, 32)}
+    data = published(options, "tot", stages, completion=6e-5, prompt=3e-5, answers=True)
     return contest(data, Ceiling(), settings=FEW)
 
 
