@@ -30,7 +30,7 @@ from ..strategies.base import (
 )
 from ..strategies.best_of_n import BestOfN
 from ..strategies.confidence import LIKELIEST, WINDOW, groups
-from ..strategies.errors import BackendError, ConfigError, InputError, PromptTooLong
+from ..strategies.errors import BackendError, ConfigError, InputError, NoFeasibleArm, PromptTooLong
 from ..strategies.legs import Leg, Whole, further_seed
 from ..strategies.running import best_of, demand_absolute, gives_confidence, gives_logprobs
 from ..strategies.self_consistency import SelfConsistency
@@ -141,12 +141,13 @@ class Flight:
             return None
         action = self._decide([True] * len(self.closed))
         assert isinstance(action, Stop)
-        self.steps[-1] = msgspec.structs.replace(self.steps[-1], reason=Reason.LIMITS_REACHED)
-        if self._answers(action):
-            return action
-        others = [Stop(leg=i) for i, hand in enumerate(self._hands) if hand is not None]
-        others += [Stop(search=self.place.search)] if self._found is not None else []
-        return next((other for other in others if self._answers(other)), action)
+        if not self._answers(action):
+            others = [Stop(leg=i) for i, hand in enumerate(self._hands) if hand is not None]
+            others += [Stop(search=self.place.search)] if self._found is not None else []
+            action = next((other for other in others if self._answers(other)), action)
+        words = words_of(self.by.plan.facts.menu, action)
+        self.steps[-1] = msgspec.structs.replace(self.steps[-1], action=words, reason=Reason.LIMITS_REACHED)
+        return action
 
     def lead(self, leg: int) -> int:
         """Which of a leg's samples is its answer in hand."""
@@ -475,7 +476,10 @@ class _Running:
         ]
         if self.flight.place == start_of(self.menu) and all(closed):
             return None
-        return self.flight.next()
+        try:
+            return self.flight.next()
+        except NoFeasibleArm:  # nothing is drawn yet, and what is left breaks a limit
+            return None
 
     def _cut(self, why: str) -> Stop | None:
         self.words.append(why)

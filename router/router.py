@@ -527,6 +527,21 @@ class Router:
                 self._loop = _Loop(self)
         return self._loop.call(self.run(prompt, objective, context=context, budget=budget))
 
+    async def planned(self, objective: Objective | None = None) -> Arm:
+        """The plan at an objective as an arm that is run, traced and recorded like any other; opens its backends.
+
+            arm = await router.planned()
+            result = await arm.run(prompt, trace=recorder.trace(prompt, arm))
+
+        Raises ConfigError where no plan is used.
+        """
+        if not self._is_planned(None):
+            raise ConfigError(
+                "this router decides by no plan: train one with `howhard train --plan`, load with plan=True"
+            )
+        planned = await self._planned(objective or self.objective, seed=self._seed())
+        return planned.on(planned.backends[0])
+
     async def _run_plan(
         self,
         request: Request,
@@ -535,28 +550,34 @@ class Router:
         budget: Budget | None,
         trace: Trace | None = None,
     ) -> RoutedResult:
-        plan, policy = self.plan, self.plan_policy
+        seed = self._seed()
+        planned = await self._planned(objective, seed=seed, closed=self._closed([request])[0])
+        estimates = self.predictor.predict_texts([request.text])
+        [decision] = self._first_steps([request], estimates, objective, context, np.random.default_rng(seed))
+        result = await planned.run(request, planned.backends[0], budget=budget, trace=trace)
+        return RoutedResult(decision, result, result.steps)
+
+    async def _planned(self, objective: Objective, *, seed: int, closed: tuple[bool, ...] = ()) -> Planned:
+        """Open what it needs. seed : of exploration, which does at the start what a decision of the same seed says."""
+        plan = self.plan
         assert plan is not None
         backends, verifier, searches = await self._served.for_plan(plan.facts.menu)
-        estimates = self.predictor.predict_texts([request.text])
-        with self._drawing:
-            seed = int(self._rng.integers(2**63)) if policy is not None and policy.random else None
-        first, later = (None, None) if seed is None else (np.random.default_rng(seed), np.random.default_rng(seed))
-        [decision] = self._first_steps([request], estimates, objective, context, first)
-        planned = Planned(
+        return Planned(
             plan,
             objective=objective,
-            start=lambda _: plan.start(estimates),
-            policy=policy,
+            start=lambda request: plan.start(self.predictor.predict_texts([request.text])),
+            policy=self.plan_policy,
             backends=backends,
             verifier=verifier,
             searches=searches,
-            closed=self._closed([request])[0],
-            rng=later,  # so that it explores at the start as the decision says
+            closed=closed,
+            rng=np.random.default_rng(seed),
         )
-        first_leg = backends[plan.facts.menu.legs[0].backend]
-        result = await planned.run(request, first_leg, budget=budget, trace=trace)
-        return RoutedResult(decision, result, result.steps)
+
+    def _seed(self) -> int:
+        """Of one request's exploration."""
+        with self._drawing:
+            return int(self._rng.integers(2**63))
 
     async def close(self) -> None:
         """Close the backends that this router opened; it still decides, and a later run opens them again."""

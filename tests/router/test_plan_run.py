@@ -35,7 +35,7 @@ from howhard.router.router import Router
 from howhard.strategies import BestOfN, SelfConsistency, TreeSearch
 from howhard.strategies.answers import EXTRACTOR
 from howhard.strategies.base import Budget, Prices, Request, SamplingParams, Verdicts
-from howhard.strategies.errors import BackendError, ConfigError, InputError, PromptTooLong
+from howhard.strategies.errors import BackendError, ConfigError, InputError, NoFeasibleArm, PromptTooLong
 from howhard.strategies.testing import CONTRACT, ScriptedBackend, Subject
 from howhard.training.log import Log
 from howhard.training.recording import Recorder
@@ -358,7 +358,10 @@ def test_an_answer_in_hand_goes_before_samples_that_were_cut_off():
         work = planned(plan, small(7), slow)
         return await work.run(Request.of("how many?"), work.backends[0], budget=Budget(seconds=0.1))
 
-    assert asyncio.run(go()).answer == "7"
+    result = asyncio.run(go())
+
+    assert result.answer == "7"
+    assert result.steps[-1].action == "stop with small"
 
 
 # ── backends that fail ──────────────────────────────────────────────────────────────────────────────────────
@@ -588,6 +591,38 @@ def test_a_router_that_explores_does_first_what_its_decision_says(router_of, bac
 
     assert all(r.decision.arm == r.steps[0].action for r in routed)
     assert len({r.decision.arm for r in routed}) > 2
+
+
+def test_a_router_hands_its_plan_out_as_an_arm_that_can_be_recorded(router_of, backend, tmp_path):
+    router = router_of(plan_of(in_turn(Draw(0, 2), Stop(leg=0))), [backend("small", answer="Answer: 7")])
+
+    async def go(recorder):
+        arm = await router.planned(OBJECTIVE)
+        result = await arm.run("how many?", trace=recorder.trace("how many?", arm))
+        recorder.finish("how many?", arm, result)
+        return result
+
+    with Recorder(tmp_path / "log") as recorder:
+        result = asyncio.run(go(recorder))
+
+    assert result.answer == "7"
+    assert [step.action for step in result.steps] == ["small x2", "stop with small"]
+    assert Log.open(tmp_path / "log").runs()["arm"].tolist() == ["small/plan"]
+    with pytest.raises(ConfigError, match="decides by no plan"):
+        asyncio.run(router_of(None, [backend("small")]).planned())
+
+
+def test_a_failure_at_the_start_is_raised_where_what_is_left_breaks_a_limit():
+    class Dear(ByHand):
+        def step(self, state, objective, policy, *, closed=(), blind=None, rng=None):
+            if closed[0]:
+                raise NoFeasibleArm("all else is too dear")
+            return super().step(state, objective, policy, closed=closed)
+
+    plan = plan_of(in_turn(Draw(0, 2), Stop(leg=0)), legs=("small", "large"))
+    plan = Dear(plan.facts, plan.arms, plan.nodes, plan.fixed_means)
+    with pytest.raises(BackendError, match="small"):
+        run(plan, small(7, fails=lambda prefix, i: True), large(5))
 
 
 def test_a_planned_request_may_be_given_up(router_of, backend):
