@@ -336,7 +336,7 @@ class _Judge:
     def standings(self) -> tuple[Standing, ...]:
         ours, found = self.plan.utility(), []
         for curve in self.curves.values():
-            if curve.kind == "arm":
+            if curve.kind in _ASIDE:
                 continue
             utility, points = curve.utility(), self._points[curve.name]
             for i, value in enumerate(self.plan.values[self.plan.at].tolist()):
@@ -358,7 +358,7 @@ class _Judge:
         ours, found = self._points[self.plan.name], []
         values = self.plan.values[self.plan.at].tolist()
         for curve in self.curves.values():
-            if curve is self.plan or curve.kind == "arm":
+            if curve is self.plan or curve.kind in _ASIDE:
                 continue
             theirs = self._points[curve.name]
             quality, quality_drawn = theirs["quality points"]
@@ -411,17 +411,28 @@ class _Judge:
         return low.name, found
 
     def waiting(self) -> tuple[Waiting, ...]:
+        """At every value: the plans, the cap, and the cheapest single arm, all in one batch, as good as the plan."""
+        if np.isnan(self.plan.seconds).any():
+            return ()
+        arms = [c for c in self.curves.values() if c.kind == "arm"]
         found = []
-        for curve in self.curves.values():
-            if curve.kind not in ("plan", "fixed", "cap", "rule") or np.isnan(curve.seconds).any():
-                continue
-            for i, value in enumerate(curve.values[curve.at].tolist()):
+        for i, value in enumerate(self.plan.values[self.plan.at].tolist()):
+            some = [c for c in self.curves.values() if c.kind in ("plan", "waiting", "cap")]
+            target = self.plan.quality[self.plan.at[i]].mean()
+            enough = [c for c in arms if c.quality[0].mean() >= target]
+            batch = min(enough, key=lambda c: c.cost[0].mean(), default=None)
+            named = [(c.name, c) for c in some]
+            if batch is not None:
+                named.append((f"{batch.name}, one batch as good", batch))
+            for name, curve in named:
                 quality, cost = curve.quality[curve.at[i]].mean(), curve.cost[curve.at[i]].mean()
-                p50, p95 = np.percentile(curve.seconds[i], [50, 95])
-                told = (float(x) for x in (quality, cost, p50, p95))
-                told = (float(x) for x in (quality, cost, p50, p95))
-                found.append(Waiting(curve.name, value, *told))
+                told = (float(x) for x in (quality, cost, *np.percentile(curve.seconds[i], [50, 95])))
+                found.append(Waiting(name, value, *told))
         return tuple(found)
+
+
+_ASIDE = ("arm", "waiting")
+"""Kinds that stand in tables of their own."""
 
 
 def _needs(spent: np.ndarray, quality: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -64,7 +64,7 @@ class PlansReport:
                 *_filled([f"Share of the gap from the {a.gap_from} to the ceiling closed, by value: {told}."], width),
             ]
         if a.waiting:
-            parts += ["", "Waiting, in seconds of a request (predicted by its tokens):", _waiting(a, shown, width)]
+            parts += ["", "Waiting, in seconds of a request as its tokens foretell them:", _waiting(a, shown, width)]
         parts += [
             "",
             *_filled([f"Note: {note}." for note in a.notes], width),

@@ -17,7 +17,7 @@ from .analysis import VALUES, analyse
 from .analysis_plots import plot_curves
 from .analysis_report import PlansReport
 from .ceiling import Ceiling
-from .contest import PlanData, folds_of
+from .contest import PlanData, folds_of, repriced
 from .menus import PlanOptions, menu_of, wave_seconds
 from .rivals import standard_rivals
 from .trajectories import read_samples
@@ -62,7 +62,7 @@ def plans(
     samples, outcomes, prompts = log.samples(), log.outcomes(), log.prompts()
     if groups:
         prompts = _only(prompts, groups)
-        kept = set(prompts["prompt_id"])
+        kept = prompts["prompt_id"].tolist()
         samples = samples.loc[samples["prompt_id"].isin(kept)].reset_index(drop=True)
         outcomes = outcomes.loc[outcomes["prompt_id"].isin(kept)].reset_index(drop=True)
     options = PlanOptions(verifier="none" if verifier == VOTES else verifier, give_up=give_up)
@@ -76,19 +76,19 @@ def plans(
         chosen = [msgspec.structs.replace(leg, stages=_stages(stages, leg.stages[-1])) for leg in chosen]
     if list(chosen) != list(menu.legs):
         menu = msgspec.structs.replace(menu, legs=tuple(chosen), searches=menu.searches if not backends else ())
-    seconds = wave_seconds(read_samples(samples, outcomes, menu, verifiers), outcomes, arms)
-    told = [] if price_ratio is None else [f"a token of the later backend costs {price_ratio:g} times one of the first"]
+    told = []
+    if price_ratio is not None:
+        samples = repriced(samples, menu, price_ratio)
+        told.append(f"a token of the later backend costs {price_ratio:g} times one of the first")
+    read = read_samples(samples, outcomes, menu, verifiers)
     with bars(quiet=quiet) as progress, one_thread():
-        data = PlanData.of(
-            samples,
-            outcomes,
+        data = PlanData.of_log(
+            read,
             prompts,
-            menu,
             name=path.name,
             verifiers=verifiers,
             families=notes.get("families", {}),
-            price_ratio=price_ratio,
-            seconds=seconds,
+            seconds=wave_seconds(read, outcomes, arms),
             seed=seed,
         )
         rivals = [*standard_rivals(data), *([Ceiling()] if data.sound else [])]

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ...router.flight import seconds_of_wave
 from ...router.objective import Objective
 from ...router.plan import FixedPlan
 from ...strategies.stopping import stays_ahead
@@ -27,7 +28,8 @@ from .replay import ByPlan, replay
 class Rival(Protocol):
     """An entrant of a contest.
 
-    kind  : "plan", "fixed", "rule", "cap", "posterior", "cascade", "prompt", "arm", "ablation" or "ceiling".
+    kind  : "plan", "fixed", "rule", "cap", "posterior", "cascade", "prompt", "arm", "ablation", "ceiling", or
+            "waiting": a plan at another objective.
     quick : whether it may be asked for many values.
     """
 
@@ -317,7 +319,10 @@ WAVES = ((1, False), (2, False), (4, False), (1, True), (2, True), (4, True))
 
 
 def standard_rivals(data: PlanData) -> tuple[Rival, ...]:
-    """Everything that makes sense on a log: with a verifier, or with votes alone."""
+    """Everything that makes sense on a log: with a verifier, or with votes alone.
+
+    Where the log is timed there is a plan for which waiting has a price too: the time of one sample costs one sample.
+    """
     menu, legs = data.log.menu, range(len(data.log.menu.legs))
     every = [(i, k) for i in legs for k in menu.legs[i].stages]
     several = [(i, k) for i, k in every if k > 1] or every
@@ -361,4 +366,9 @@ def standard_rivals(data: PlanData) -> tuple[Rival, ...]:
     if len(legs) > 1:
         found.append(OfFixed("best static cascade", "cascade"))
     found += [Family(name, "arm", (Fixed(plan),)) for name, plan in data.arms.items()]
+    shape = data.seconds[0]
+    if shape is not None and all(s is not None for s in data.seconds):
+        tokens = data.log.legs[0].draws.tokens[:, :1]
+        second = 1.0 / max(float(seconds_of_wave(shape, tokens).mean()), 1e-9)
+        found.append(Learned("plan, waiting priced", "waiting", second=second))
     return tuple(found)

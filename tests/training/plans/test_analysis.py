@@ -59,7 +59,9 @@ def test_where_prompts_are_alike_nothing_is_claimed(log_of):
     found = analysed(data, (3.0, 12.0))
     for rival in ("tuned early-stop cap", "posterior of counts"):
         for value in found.values:
-            assert found.standing(rival, value).ahead.low <= 0, (rival, value)
+            ahead = found.standing(rival, value).ahead
+            assert ahead is not None
+            assert ahead.low <= 0, (rival, value)
 
 
 def test_everything_is_judged_on_prompts_that_did_not_teach_it(log_of):

@@ -31,6 +31,8 @@ def test_json_is_one_document_with_every_figure(written, capsys):
     names = {s["name"] for s in told["standings"]}
     assert {"plan", "ceiling", "tuned early-stop cap"} <= names
     assert told["gap_from"] == "tuned early-stop cap"
+    assert {"plan", "plan, waiting priced", "tuned early-stop cap"} <= {w["name"] for w in told["waiting"]}
+    assert all(0 < w["p50"] <= w["p95"] for w in told["waiting"])
 
 
 @pytest.mark.parametrize(

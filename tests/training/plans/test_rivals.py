@@ -176,7 +176,8 @@ def test_the_best_schedule_is_the_best_of_all_schedules(chances, cost, prompt, v
 
     def ladders(k):
         """Every way up to at most k by steps of 1, 2, 4, ... or all that is left."""
-        found, waiting = [()], [()]
+        found: list[tuple[int, ...]] = [()]
+        waiting: list[tuple[int, ...]] = [()]
         while waiting:
             so_far = waiting.pop()
             at = so_far[-1] if so_far else 0
@@ -226,7 +227,7 @@ def test_other_prices_keep_the_first_backend_and_move_the_later_one(logged, log_
     price = {
         backend: rows["cost"].sum() / rows["completion_tokens"].sum() for backend, rows in changed.groupby("backend")
     }
-    assert price["large"] / price["small"] == pytest.approx(30.0)
+    assert float(price["large"] / price["small"]) == pytest.approx(30.0)  # type: ignore[arg-type]
     small = samples["backend"].eq("small")
     assert changed.loc[small, "cost"].equals(samples.loc[small, "cost"])
     large = changed.loc[~small]
