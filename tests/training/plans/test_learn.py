@@ -15,7 +15,7 @@ from howhard.training.plans.replay import ByFixedPlan, ByPlan, replay
 from howhard.training.plans.runs import Runs
 
 N = 320
-QUICK = PlanSettings(rounds=20, learning_rate=0.2, deals=6, min_rows=60, values=(2.0, 50.0))
+QUICK = PlanSettings(rounds=20, learning_rate=0.2, deals=6, min_rows=15, values=(2.0, 50.0))
 KIND = np.arange(N) % 2 == 0
 FOLD = np.arange(N) // 2 % 4  # of either kind as many
 CHANCE = np.where(KIND, 0.5, 0.0)
