@@ -236,10 +236,8 @@ def latency(options: Options) -> dict[str, Any]:
         return {"untimed": True}
     data = own.data("embedded models, small, timed", menu, seconds=seconds)
     folds = folds_of(data, folds=FOLDS, deals=DEALS)
-    priced = [Learned(name=f"plan, a second costs {s:g}", second=s) for s in SECONDS]
-    batch = OfFixed("one batch", "fixed", lambda p: len(p.legs) == 1 and len(p.legs[0][1]) == 1)
-    waves = OfFixed("fixed waves", "cap", lambda p: len(p.legs) == 1 and len(p.legs[0][1]) > 1)
-    return told(analyse(data, [Learned(), *priced, batch, waves], ready=folds), shape=seconds)
+    priced = [Learned(name=f"plan, a second costs {s:g}", kind="waiting", second=s) for s in SECONDS]
+    return told(analyse(data, [*standard_rivals(data), *priced], ready=folds), shape=seconds)
 
 
 def ablation(options: Options) -> dict[str, Any]:
@@ -446,15 +444,18 @@ def aims(done: Mapping[str, Part]) -> list[tuple[str, str, str]]:
 def _waiting(part: Part) -> tuple[str, str]:
     if part.get("untimed"):
         return "the log has no timed runs", "not measured"
-    batch = sorted((w for w in part["waiting"] if w["name"] == "one batch"), key=lambda w: w["quality"])
     lines = []
-    for w in (w for w in part["waiting"] if w["name"].startswith("plan")):
-        equal = [b for b in batch if b["quality"] >= w["quality"] - 0.005]
-        if equal:
-            least = min(equal, key=lambda b: b["cost"])
+    for value in part["values"]:
+        rows = [w for w in part["waiting"] if w["value"] == value]
+        plans = [w for w in rows if w["name"].startswith("plan")]
+        batch = [w for w in rows if "one batch" in w["name"]]
+        if batch:
             lines.append(
-                f"{w['name']}, v {w['value']:g}: p95 {w['p95']:.2f} s, cost {w['cost']:.1f} against one batch "
-                f"{least['p95']:.2f} s, {least['cost']:.1f} (accuracy {w['quality']:.3f})"
+                f"v {value:g}: "
+                + ", ".join(
+                    f"{w['name']} {w['p95']:.2f} s (quality {w['quality']:.3f}, cost {w['cost']:.1f})"
+                    for w in (*batch, *plans)
+                )
             )
     return "; ".join(lines), "shown"
 
