@@ -30,8 +30,9 @@ from .rivals import Rival, standard_rivals
 VALUES = tuple(float(v) for v in np.geomspace(3, 1000, 8).round(1))
 """Values of a correct answer at which plans are judged, in mean costs of one sample of the first backend."""
 
-CLOSE = 33
-"""Values at which families of fixed ways are looked at, from a third of the least to three times the greatest."""
+CLOSE = 41
+"""Values at which families of fixed ways are asked, from a third of the least to a hundred times the greatest, where
+nothing counts but quality: what a rival spends to be as good as a plan must be looked for that far."""
 
 StageProgress = Callable[[str, int, int], None]
 By = Literal["cost", "tokens"]
@@ -200,7 +201,7 @@ def play(
     values = tuple(sorted(float(v) for v in values))
     if not values or not (np.isfinite(values).all() and values[0] > 0):
         raise ConfigError(f"values={values!r}: give finite numbers above 0, in mean costs of one sample")
-    close = np.unique(np.concatenate([values, np.geomspace(values[0] / 3, values[-1] * 3, CLOSE)]))
+    close = np.unique(np.concatenate([values, np.geomspace(values[0] / 3, values[-1] * 100, CLOSE)]))
     parts: dict[str, list[list[Outcome]]] = {name: [] for name in names}
     total, done = len(folds) * (len(rivals) + 1), 0
     with one_thread():

@@ -33,8 +33,3 @@ class Outcome:
     def utility(self, value: float) -> float:
         """Mean quality less cost in units of a correct answer's value."""
         return float(self.quality.mean() - self.cost.mean() / value)
-
-    @classmethod
-    def nothing(cls, n: int, deals: int) -> "Outcome":
-        """Of giving up at once."""
-        return cls(np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, deals)))

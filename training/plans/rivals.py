@@ -146,14 +146,8 @@ class Fixed:
         return fold.trained[self.plan] if trained else fold.played(self.plan)
 
 
-@dataclass(frozen=True, slots=True)
-class GivingUp:
-    """Give up at once, as a candidate: what a menu allows to plans, it allows to all."""
-
-    def on(self, fold: Fold, *, trained: bool) -> Outcome:
-        """See Candidate."""
-        runs = fold.plan.runs if trained else fold.runs
-        return Outcome.nothing(int(runs.prompt[-1]) + 1, runs.deals)
+GIVING_UP = FixedPlan()
+"""What a menu allows to plans it allows to all: it is among the fixed plans where the menu has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +161,8 @@ class OfFixed:
 
     def play(self, fold: Fold, values: Sequence[float]) -> list[Outcome]:
         """See Rival."""
-        some: list[Candidate] = [Fixed(p) for p in fold.trained if self.wanted(p)]
-        if fold.data.log.menu.give_up:
-            some.append(GivingUp())
-        return Family(self.name, self.kind, tuple(some)).play(fold, values)
+        some = tuple(Fixed(p) for p in fold.trained if p == GIVING_UP or self.wanted(p))
+        return Family(self.name, self.kind, some).play(fold, values)
 
 
 # ── rules that stop ─────────────────────────────────────────────────────────────────────────────────────────
@@ -326,7 +318,7 @@ def standard_rivals(data: PlanData) -> tuple[Rival, ...]:
     menu, legs = data.log.menu, range(len(data.log.menu.legs))
     every = [(i, k) for i in legs for k in menu.legs[i].stages]
     several = [(i, k) for i, k in every if k > 1] or every
-    none: tuple[Candidate, ...] = (GivingUp(),) if menu.give_up else ()
+    none: tuple[Candidate, ...] = (Fixed(GIVING_UP),) if menu.give_up else ()
 
     def ruled(rule: Rule, wave: int, *, doubling: bool = False) -> tuple[Candidate, ...]:
         return (*(InWaves(i, k, rule, min(wave, k), doubling) for i, k in every), *none)

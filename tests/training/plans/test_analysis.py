@@ -15,7 +15,6 @@ from howhard.training.plans.analysis_plots import plot_curves
 from howhard.training.plans.analysis_report import PlansReport
 from howhard.training.plans.contest import PlanData, folds_of
 from howhard.training.plans.learn import PlanSettings
-from howhard.training.plans.outcome import Outcome
 from howhard.training.plans.rivals import Learned, standard_rivals
 
 QUICK = PlanSettings(rounds=25, deals=4, objectives=3)
@@ -152,10 +151,13 @@ def test_two_entrants_of_one_name_and_values_out_of_range_are_refused(log_of):
         analyse(data, standard_rivals(data)[1:])
 
 
-def test_who_gives_up_spends_nothing():
-    nothing = Outcome.nothing(3, 2)
-    assert nothing.utility(7.0) == 0.0
-    assert nothing.seconds.shape == (3, 2)
+def test_where_a_menu_allows_to_give_up_all_may(log_of):
+    data = data_of(log_of, np.full(30, 0.2), give_up=True)
+    folds = folds_of(data, folds=2, plan_settings=QUICK, fit_settings=FitSettings(components=("text",)))
+    families = [r for r in standard_rivals(data) if r.kind in ("fixed", "cap", "posterior")]
+    for name, found in play(data, folds, families, (0.5, 50.0)).items():
+        assert (found.cost[found.at[0]] == 0).all(), name  # half a sample's worth is worth no sample
+        assert found.quality[found.at[1]].mean() > 0.3, name
 
 
 def test_arms_are_fixed_plans_that_look_at_nothing(log_of):
