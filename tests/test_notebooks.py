@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom, as scripts, and come to an answer."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,19 @@ def test_train_a_router_tells_where_routing_pays_and_where_it_does_not(tmp_path)
     assert (tmp_path / "howhard-notebook" / "router" / "manifest.json").is_file()
     for plot in ("router", "router-calibration", "router-benefit", "router-families"):
         assert (tmp_path / "howhard-notebook" / f"{plot}.png").stat().st_size > 10_000
+
+
+def test_decide_in_flight_follows_requests_step_by_step(tmp_path):
+    said = run("decide_in_flight", tmp_path)
+    assert "Plan over small 1-8, large 1-4, verifier best" in said
+    proven = "proven: stop with small\n    A sound verifier proved the answer in hand right. Spent so far: "
+    assert proven in said
+    assert re.search(r"^  .*samples? of small.*: (small|large) x\d+$", said, re.MULTILINE), "no request went on"
+    assert "48 of 48 requests decided again: the same steps" in said
+    unseen = [int(n) for n in re.findall(r"samples: (\d+) of \d+ given up unseen", said)]
+    assert len(unseen) == 3
+    assert unseen[0] >= unseen[2], "more is given up where an answer is worth more"
+    assert len(re.findall(r"^worth \d+ samples, a second \d+: (small|large|give up)", said, re.MULTILINE)) == 4
+    assert said.splitlines()[-1].startswith("How much compute did they need? Between ")
+    assert {path.name for path in tmp_path.iterdir()} == {"howhard-flight"}
+    assert (tmp_path / "howhard-flight" / "router-plan.png").stat().st_size > 10_000
