@@ -52,7 +52,7 @@ HOW: Mapping[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 160}
 """How the embedded models' samples were drawn."""
 
 FINE = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-"""Stages where a sound verifier looks on: the rival may stop after any sample, and doubling would give much away."""
+"""Stages of one model alone: rivals may stop after any sample, and doubling would give much away."""
 
 DEALS = 2
 FOLDS = 3
@@ -193,12 +193,12 @@ def tot(options: Options) -> dict[str, Any]:
     return contest(data, Ceiling(), settings=FEW)
 
 
-def votes(backend: str) -> Callable[[Options], dict[str, Any]]:
-    """One model, votes alone, all families."""
+def votes(backend: str, most: int) -> Callable[[Options], dict[str, Any]]:
+    """One model, votes alone, all families; most : samples that every prompt has of it."""
 
     def part(options: Options) -> dict[str, Any]:
         own = OwnLog.read(options)
-        menu = Menu(legs=(Leg(backend=backend, stages=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32), **HOW),))
+        menu = Menu(legs=(Leg(backend=backend, stages=tuple(k for k in FINE if k <= most), **HOW),))
         return contest(own.data(f"embedded models, {backend}, votes alone", menu))
 
     return part
@@ -293,8 +293,8 @@ PARTS: Mapping[str, Callable[[Options], dict[str, Any]]] = {
     "families": families,
     "shrinking": shrinking,
     "ablation": ablation,
-    "votes-small": votes("small"),
-    "votes-large": votes("large"),
+    "votes-small": votes("small", 32),
+    "votes-large": votes("large", 16),
     "sound-small": sound_small,
     "sound-both": sound_both,
     "codet": codet,
@@ -321,8 +321,10 @@ def measured(name: str, options: Options) -> str:
 Part = dict[str, Any]
 
 
-def figure(i: Mapping[str, float], *, share: bool = False, signed: bool = False) -> str:
-    """An interval for people."""
+def figure(i: Mapping[str, Any], *, share: bool = False, signed: bool = False) -> str:
+    """An interval for people; "-" where there is none."""
+    if i["mean"] is None:
+        return "-"
     one, low, high = (i[f] for f in ("mean", "low", "high"))
     if share:
         return f"{one:.0%} [{low:.0%}, {high:.0%}]"
@@ -417,7 +419,7 @@ def aims(done: Mapping[str, Part]) -> list[tuple[str, str, str]]:
             (
                 "price ratio 10: the large model's best-of-4 accuracy at 40 % of its cost or less",
                 f"{figure(arm['cost_share'], share=True)} of its cost, accuracy {arm['quality']:.3f}",
-                "yes" if arm["cost_share"]["mean"] <= 0.4 else "**no**",
+                "yes" if (arm["cost_share"]["mean"] or 1.0) <= 0.4 else "**no**",
             )
             for arm in done["ratio-10"]["as_good"]
             if arm["arm"].startswith("large/best_of_4")
