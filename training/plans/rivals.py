@@ -83,7 +83,10 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class PromptOnly:
-    """The router without plans: it chooses an arm from the prompt alone, and runs it to its end."""
+    """The router without plans: it chooses an arm from the prompt alone, and runs it to its end.
+
+    Where the menu allows to give up, so may it: where no arm is worth its cost.
+    """
 
     name: str = "prompt-only routing"
     kind: str = "prompt"
@@ -93,12 +96,18 @@ class PromptOnly:
         """See Rival."""
         arms = [fold.played(fold.data.arms[a]) for a in fold.estimates.arms]
         stacked = [np.stack([getattr(o, n) for o in arms]) for n in ("quality", "cost", "tokens", "seconds")]
-        rows = np.arange(len(fold.test))
-        picks = (
-            fold.fitted.policy.choose(fold.estimates, Objective(value=float(v), on_infeasible="fallback")).index
-            for v in values
-        )
-        return [Outcome(*(x[pick, rows] for x in stacked)) for pick in picks]
+        rows, found = np.arange(len(fold.test)), []
+        for value in values:
+            objective = Objective(value=float(value), on_infeasible="fallback")
+            chosen = fold.fitted.policy.choose(fold.estimates, objective)
+            came = [x[chosen.index, rows] for x in stacked]
+            if (
+                fold.data.log.menu.give_up
+            ):  # no arm of a router gives up; one that may does where none is worth its cost
+                worth = chosen.utilities[rows, chosen.index] > 0
+                came = [np.where(worth if x.ndim == 1 else worth[:, None], x, 0.0) for x in came]
+            found.append(Outcome(*came))
+        return found
 
 
 # ── families of candidates ──────────────────────────────────────────────────────────────────────────────────

@@ -154,7 +154,7 @@ def test_two_entrants_of_one_name_and_values_out_of_range_are_refused(log_of):
 def test_where_a_menu_allows_to_give_up_all_may(log_of):
     data = data_of(log_of, np.full(30, 0.2), give_up=True)
     folds = folds_of(data, folds=2, plan_settings=QUICK, fit_settings=FitSettings(components=("text",)))
-    families = [r for r in standard_rivals(data) if r.kind in ("fixed", "cap", "posterior")]
+    families = [r for r in standard_rivals(data) if r.kind in ("fixed", "cap", "posterior", "prompt")]
     for name, found in play(data, folds, families, (0.5, 50.0)).items():
         assert (found.cost[found.at[0]] == 0).all(), name  # half a sample's worth is worth no sample
         assert found.quality[found.at[1]].mean() > 0.3, name
