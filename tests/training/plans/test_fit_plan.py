@@ -81,8 +81,8 @@ def test_trust_is_the_stretch_of_values_with_most_to_gain_and_nothing_to_lose(ga
 
 
 def test_trust_ends_halfway_to_the_value_that_lost():
-    low, high = _trusted(1.0, np.array((-0.1, 0.1, 0.1, -0.1, 0.0, 0.0)), 0.002).values
-    assert (low, high) == (pytest.approx(30**0.5), pytest.approx(3000**0.5))
+    found = _trusted(1.0, np.array((-0.1, 0.1, 0.1, -0.1, 0.0, 0.0)), 0.002).values
+    assert found == (pytest.approx(30**0.5), pytest.approx(3000**0.5))
     assert _trusted(1.0, np.full(6, 0.1), 0.002).values == (0.0, None)
 
 
@@ -159,6 +159,7 @@ def collected(written):
     from howhard.training.commands import load_source
 
     source = load_source(written)
+    assert source.log is not None
     return source.log.samples(), source.outcomes, list(source.specs.values()), dict(source.verifiers)
 
 
@@ -186,11 +187,11 @@ def test_stages_end_where_nine_tenths_of_the_prompts_have_samples(collected):
 
 def test_options_choose_backends_stages_and_verifier(collected):
     options = PlanOptions(stages={"large": (1, 3)}, verifier="none", give_up=True, ahead=1)
-    menu = menu_of(*collected, options)
+    menu = menu_of(*collected, options=options)
     assert [(leg.backend, leg.stages) for leg in menu.legs] == [("large", (1, 3))]
     assert (menu.verifier, menu.give_up, menu.ahead) == (None, True, 1)
-    assert menu_of(*collected, PlanOptions(verifier="prm")).verifier == "prm"
-    assert menu_of(*collected, PlanOptions(verifier="vote")).verifier is None
+    assert menu_of(*collected, options=PlanOptions(verifier="prm")).verifier == "prm"
+    assert menu_of(*collected, options=PlanOptions(verifier="vote")).verifier is None
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_options_choose_backends_stages_and_verifier(collected):
 )
 def test_options_that_the_log_does_not_allow_are_refused_by_name(collected, options, message):
     with pytest.raises(ConfigError, match=message):
-        menu_of(*collected, PlanOptions(**options))
+        menu_of(*collected, options=PlanOptions(**options))
     with pytest.raises(TableError, match="no row of origin 'collect'"):
         menu_of(collected[0].assign(origin="live"), *collected[1:])
 

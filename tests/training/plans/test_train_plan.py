@@ -2,18 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from howhard.router.router import Router
 from howhard.strategies.errors import ConfigError, InputError, TableError
+from howhard.training.champions import Proposed
 from howhard.training.cli import app
 from howhard.training.commands import load_source, train
 from howhard.training.config import EXAMPLE, load_train_config, plan_options
 from howhard.training.fit import FitSettings
+from howhard.training.log import Log
 from howhard.training.plans.learn import PlanSettings
 from howhard.training.plans.menus import PlanOptions
+from howhard.training.promote import Verdict
 
 CONFIG = """
 [fit]
@@ -79,6 +84,10 @@ def test_its_picture_lies_beside_the_routers_other_plots(done, folder):
 
 def test_the_contest_says_that_plans_were_not_part_of_it(done):
     assert done["proposed"]["plans"] is True
+    verdict = Verdict(promote=True, reason="there is no champion yet", n_prompts=40)
+    proposed = Proposed(verdict=verdict, version="1", previous=None, forced=False)
+    assert "its plans were not part of it" in replace(proposed, plans=True).text()
+    assert "plans" not in proposed.text()
 
 
 def small(written, out, **changes):
@@ -107,9 +116,9 @@ def test_without_the_flag_a_router_has_no_plans(written, tmp_path, migrated_data
 
 def test_a_table_without_samples_is_refused_before_any_work(written, tmp_path):
     table = tmp_path / "outcomes.csv"
-    load_source(written).outcomes.merge(load_source(written).log.prompts()[["prompt_id", "text"]]).rename(
-        columns={"text": "prompt"}
-    ).to_csv(table, index=False)
+    logged = Log.open(written).prompts()
+    prompts = pd.DataFrame({"prompt_id": logged["prompt_id"], "prompt": logged["text"]})
+    load_source(written).outcomes.merge(prompts).to_csv(table, index=False)
     with pytest.raises(InputError, match="holds no samples to learn plans from: train it without --plan"):
         small(table, tmp_path / "router")
 
@@ -139,6 +148,6 @@ def test_the_example_of_a_configuration_shows_the_plans_defaults(tmp_path):
     section = EXAMPLE.partition("# [plan]")[2].partition("\n\n")[0]
     lines = [line.removeprefix("# ") for line in section.splitlines()[1:]]
     (tmp_path / "howhard.toml").write_text("\n".join(["[plan]", *lines]))
-    options = plan_options(load_train_config(tmp_path / "howhard.toml").plan)
+    options = plan_options(load_train_config(tmp_path / "howhard.toml").plan or {})
     assert options.settings == PlanSettings()
     assert (options.give_up, options.ahead) == (False, PlanOptions().ahead)
