@@ -25,7 +25,7 @@ def run(name: str, folder: Path) -> str:
     environment = os.environ | {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", str(path)],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False,
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
