@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..strategies.base import Candidate
-from ..strategies.stopping import stays_ahead_chance
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -220,7 +219,7 @@ def features_of_samples(draws: Draws, lead: Lead) -> Floats:
         second,
         top / some,
         entropy,
-        _ahead(k)[top.astype(np.intp), second.astype(np.intp)],
+        _ahead(1 << (k - 1).bit_length())[top.astype(np.intp), second.astype(np.intp)],
         best[:, 0],
         best[:, 1],
         means[:, 0, 0],
@@ -238,7 +237,17 @@ def features_of_samples(draws: Draws, lead: Lead) -> Floats:
     return out
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)  # of powers of two: never made twice
 def _ahead(most: int) -> Floats:
-    """Chance (most + 1, most + 1) that v1 votes stay ahead of v2."""
-    return np.array([[stays_ahead_chance(a, b) for b in range(most + 1)] for a in range(most + 1)])
+    """Chance (most + 1, most + 1) that v1 votes stay ahead of v2 of them, v1 + v2 <= most; each is exact, then rounded.
+
+    Whoever is ahead after n + 1 tosses was so after n, or the last toss made it so: N(a, b) = N(a - 1, b) + N(a, b - 1)
+    of 2^(a + b + 1) ways, see strategies.stopping.Beta.
+    """
+    out, ways = np.zeros((most + 1, most + 1)), [0] * (most + 1)
+    for a in range(most + 1):
+        here = 1 << a
+        for b in range(most + 1 - a):
+            here = ways[b] = here + ways[b]
+            out[a, b] = here / (2 << (a + b))
+    return out

@@ -193,29 +193,13 @@ def stays_ahead(first: int, second: int, threshold: float) -> bool:
     >>> [stays_ahead(v, 0, 0.95) for v in (3, 4)]
     [False, True]
     """
-    below, tosses = _ways(first, second)
-    numerator, denominator = threshold.as_integer_ratio()
-    return below * denominator >= numerator << tosses
-
-
-def _ways(first: int, second: int) -> tuple[int, int]:
-    """sum_{k <= first} C(n, k) with n = first + second + 1, and n: of 2^n, the ways in which the first stays ahead."""
     tosses = first + second + 1
     below, term = 0, 1  # term = C(tosses, k)
     for k in range(first + 1):
         below += term
         term = term * (tosses - k) // (k + 1)
-    return below, tosses
-
-
-def stays_ahead_chance(first: int, second: int) -> float:
-    """1 - I_1/2(first + 1, second + 1), the chance itself, rounded once; see Beta.
-
-    >>> stays_ahead_chance(4, 0)
-    0.96875
-    """
-    below, tosses = _ways(first, second)
-    return below / (1 << tosses)
+    numerator, denominator = threshold.as_integer_ratio()
+    return below * denominator >= numerator << tosses
 
 
 class Consensus(_InWaves):

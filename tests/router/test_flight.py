@@ -9,7 +9,7 @@ from howhard.router.flight import OF_SAMPLES, Draws, features_of_samples, lead_o
 from howhard.router.plan import Hand
 from howhard.strategies.base import Candidate, Generation
 from howhard.strategies.selection import elect, voted, weighted_best
-from howhard.strategies.stopping import stays_ahead_chance
+from howhard.strategies.stopping import stays_ahead
 
 EIGHTHS = st.integers(0, 8).map(lambda i: i / 8)  # their sums are exact, in any order
 
@@ -109,12 +109,23 @@ def test_features_say_what_the_samples_show():
     assert seen["distinct"] == pytest.approx(2)
     assert (seen["votes"], seen["runner_up"], seen["share"]) == (2, 1, pytest.approx(2 / 3))
     assert seen["entropy"] == pytest.approx(-(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3)))
-    assert seen["stays_ahead"] == stays_ahead_chance(2, 1)
+    assert seen["stays_ahead"] == 11 / 16  # P(Bin(4, 1/2) <= 2)
     assert (seen["score_best"], seen["score_lead"], seen["score_mean"]) == (0.75, 0.75, 0.5)
     assert seen["score_spread"] == pytest.approx(np.std([0.5, 0.25, 0.75]))
     assert (seen["logprob_lead"], seen["logprob_mean"]) == (-2.0, -2.0)
     assert math.isnan(seen["confidence_mean"])
     assert (seen["tokens_mean"], seen["tokens_longest"], seen["tokens_lead"]) == (55, 160, 20)
+
+
+@given(first=st.integers(1, 24), second=st.integers(0, 24), silent=st.integers(0, 24))
+def test_the_chance_to_stay_ahead_is_that_of_the_beta_rule_however_many_abstain(first, second, silent):
+    most, least = max(first, second), min(first, second)
+    label = np.array([[0] * first + [1] * second + [-1] * silent])
+    nothing = np.full(label.shape, np.nan)
+    draws = Draws(label >= 0, label, nothing, np.zeros(label.shape, bool), nothing, nothing, np.ones(label.shape))
+    chance = features_of_samples(draws, lead_of(draws))[0, OF_SAMPLES.index("stays_ahead")]
+    assert stays_ahead(most, least, chance)
+    assert not stays_ahead(most, least, math.nextafter(chance, 1))
 
 
 def random_draws(seed: int, n: int, k: int) -> Draws:
