@@ -39,7 +39,9 @@ class JointForest:
         member = np.searchsorted(forest.first_tree, np.arange(forest.n_trees), side="right") - 1
         of_leaf = np.repeat(member, np.diff(forest.first_leaf, append=len(forest.leaf_value)))
         row = forest.leaf_value.astype(np.intp)
-        if (row != forest.leaf_value).any() or (row < 0).any() or (row >= sizes[of_leaf]).any():
+        # No table of few rows is spread over many leaves: what is read takes no more memory than its files did.
+        several = (np.bincount(of_leaf, minlength=len(sizes)) > sizes).any()
+        if several or (row != forest.leaf_value).any() or (row < 0).any() or (row >= sizes[of_leaf]).any():
             raise ArtifactError(f"{name}: the trees' leaves do not fit their tables: train the router anew")
         values = np.concatenate(tables).astype(np.float64)[row + (np.cumsum(sizes) - sizes)[of_leaf]]
         return cls(tuple(texts), tuple(tables), forest.bind(np.empty((1, 0))), values)

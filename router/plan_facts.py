@@ -11,10 +11,17 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
+from ..strategies.base import SamplingParams
 from ..strategies.errors import nearest
-from ..strategies.spec import SpecError
+from ..strategies.spec import SpecError, restated
 from .flight import FLIGHT_VERSION, Floats, Mask
 from .objective import Objective
+
+MAX_SAMPLES = 1024
+"""Most samples of one leg: what is compared pair by pair grows with their square."""
+
+MAX_STAGES = 256
+"""Most stages of all legs of a menu: every one has forests of its own, with an output for nearly every other."""
 
 # ── what may be done ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -25,6 +32,8 @@ class Leg(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     stages : numbers of samples after which it is asked what to do next, ascending: (1, 2, 4, 8). Any may be drawn at
              once from the start.
     temperature, top_p, max_tokens : how the samples are drawn (SamplingParams).
+
+    Raises SpecError for stages that do not ascend, or end above MAX_SAMPLES, and for a setting out of range.
     """
 
     backend: str
@@ -38,6 +47,10 @@ class Leg(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             raise SpecError(
                 f"stages={self.stages!r} of {self.backend!r}: they must ascend from 1 or more, as (1, 2, 4)"
             )
+        if self.stages[-1] > MAX_SAMPLES:
+            raise SpecError(f"stages of {self.backend!r}: {self.stages[-1]} samples, at most {MAX_SAMPLES} are drawn")
+        with restated():
+            SamplingParams(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
 
 class Menu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,6 +73,11 @@ class Menu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         names = [leg.backend for leg in self.legs]
         if not names or len(set(names)) < len(names):
             raise SpecError(f"legs of {names!r}: a plan draws from at least one backend, and names each once")
+        if len(set(self.searches)) < len(self.searches):
+            raise SpecError(f"searches={self.searches!r}: a plan names each once")
+        several = sum(len(leg.stages) for leg in self.legs)
+        if several > MAX_STAGES:
+            raise SpecError(f"legs: {several} stages in all, a plan has at most {MAX_STAGES}: leave some out")
         if self.ahead < 1:
             raise SpecError(f"ahead={self.ahead!r}: at least the next stage must be open")
 
@@ -320,6 +338,14 @@ class PlanFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         ):
             if len(found) != len(due):
                 raise SpecError(f"plans: {name} has {len(found)} entries, the menu {len(due)}: one for each")
+        times = [
+            *(x for shape in self.seconds for x in shape or ()),
+            *(x for x in self.search_seconds if x is not None),
+        ]
+        if not all(math.isfinite(x) and x >= 0 for x in times):
+            raise SpecError(
+                f"plans: seconds={self.seconds!r}, search_seconds={self.search_seconds!r}: all must be >= 0"
+            )
         if not self.fixed:
             raise SpecError("plans: fixed is empty: a plan has at least one fixed plan to fall back to")
         for plan in self.fixed:

@@ -1,3 +1,4 @@
+import re
 import warnings
 
 import msgspec
@@ -85,6 +86,15 @@ def test_a_damaged_plan_is_not_read(plan, name, change, says):
         arrays[name] = changed
     with pytest.raises(ArtifactError, match=says):
         Plan.of(plan.facts, {**files, "plan_1.npz": pack_arrays(**arrays)}, ARMS, "plan_1")
+
+
+def test_a_small_table_is_not_spread_over_many_leaves(plan):
+    files = plan.pack("plan_1")
+    text = re.sub(rb"leaf_value=.*", b"leaf_value=0 0", files["plan_1.txt"])
+    arrays = dict(unpack_arrays(files["plan_1.npz"], what="plan_1.npz"))
+    arrays["0_leaves_0"] = arrays["0_leaves_0"][:1]
+    with pytest.raises(ArtifactError, match="leaves do not fit their tables"):
+        Plan.of(plan.facts, {"plan_1.txt": text, "plan_1.npz": pack_arrays(**arrays)}, ARMS, "plan_1")
 
 
 def test_a_plan_of_other_arms_or_another_menu_is_not_read(plan):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ...router.plan import Leg, Menu
+from ...router.plan_facts import MAX_SAMPLES
 from ...strategies import ArmSpec, BestOfNSpec, SingleSpec, VerifierSpec, VoteSpec
 from ...strategies.errors import ConfigError, TableError, nearest
 from ...strategies.search.engine import SearchFields
@@ -98,7 +99,7 @@ def _legs(samples: pd.DataFrame, stages: Mapping[str, tuple[int, ...]] | None) -
         counts = np.unique(prompts[own], return_counts=True)[1]
         if backend not in stages if stages is not None else len(counts) < _COVERED * everyone:
             continue
-        most = int(np.quantile(counts, 1.0 - ENOUGH, method="lower"))
+        most = min(int(np.quantile(counts, 1.0 - ENOUGH, method="lower")), MAX_SAMPLES)
         doubling = tuple(sorted({*(2**i for i in range(most.bit_length())), most}))
         settings = msgspec.json.decode(drawn)
         leg = Leg(
