@@ -509,6 +509,7 @@ class Plan:
         if not state.familiar.all():
             strange = ~state.familiar & steps.feasible[rows, steps.fixed]
             index[strange], reason[strange], fallback[strange] = steps.fixed[strange], Reason.UNFAMILIAR, True
+            steps.propensity[strange] = 1.0  # whatever was drawn
         if state.place != self._start:
             stuck = ~steps.feasible[rows, index]
             if stuck.any():
@@ -517,6 +518,7 @@ class Plan:
         if proven is not None:
             done = proven.any(axis=1)
             index[done], reason[done], fallback[done] = proven.argmax(axis=1)[done], Reason.PROVEN, False
+            steps.propensity[done] = 1.0
         return steps
 
     # ── on disk ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -122,6 +122,11 @@ def test_every_place_comes_after_those_that_lead_to_it_and_has_a_node_with_a_for
         (lambda: Menu(legs=()), "at least one backend"),
         (lambda: Menu(legs=(MENU.legs[0], MENU.legs[0])), "names each once"),
         (lambda: Menu(legs=MENU.legs, ahead=0), "ahead=0"),
+        (lambda: Menu(legs=MENU.legs, searches=("beam", "beam")), "names each once"),
+        (lambda: Leg(backend="small", stages=(1, 2000)), "2000 samples, at most 1024"),
+        (lambda: Leg(backend="small", stages=(1,), max_tokens=0), "max_tokens=0"),
+        (lambda: Leg(backend="small", stages=(1,), temperature=math.inf), "temperature=inf"),
+        (lambda: Menu(legs=(Leg(backend="small", stages=tuple(range(1, 300))),)), "299 stages in all"),
     ],
 )
 def test_a_menu_that_makes_no_sense_is_refused(wrong, says):
@@ -138,6 +143,8 @@ def test_a_menu_that_makes_no_sense_is_refused(wrong, says):
         ({"unit": 0.0}, "unit=0.0"),
         ({"trusted": (20.0, 5.0)}, "a least and a greatest value"),
         ({"seconds": (None,)}, "seconds has 1 entries, the menu 2"),
+        ({"seconds": ((0.1, -0.1, 0.0), None)}, "must be >= 0"),
+        ({"search_seconds": (math.inf,)}, "must be >= 0"),
         ({"search_seconds": ()}, "search_seconds has 0 entries, the menu 1"),
         ({"fixed": ()}, "fixed is empty"),
         ({"fixed": (FixedPlan(search=1),)}, "runs a search that the menu has not"),
@@ -326,6 +333,17 @@ def test_unfamiliar_prompts_go_the_fixed_plans_way_as_far_as_the_limits_allow():
     assert taken(plan, under_way)[0] == Draw(0, 2)
     stuck = replace(under_way, spent=np.array([60.0]))
     assert taken(plan, stuck, Objective(value=100, max_cost=50.0)) == (Stop(leg=0), Reason.LIMITS_REACHED)
+
+
+def test_what_is_not_left_to_chance_has_a_propensity_of_one():
+    plan, explores = made_plan(), UtilityPolicy(epsilon=1.0)
+    rng = np.random.default_rng(0)
+    strange = replace(state(n=2), familiar=np.array([True, False]))
+    steps = plan.step(strange, RICH, explores, rng=rng)
+    assert steps.propensity.tolist() == [1 / len(steps.actions), 1.0]
+    assert steps.reason.tolist() == [Reason.EXPLORED, Reason.UNFAMILIAR]
+    proven = plan.step(state((1, 0), proven=True), RICH, explores, rng=rng)
+    assert (proven.reason[0], proven.propensity[0]) == (Reason.PROVEN, 1.0)
 
 
 def test_what_is_closed_is_not_done_and_the_fixed_plan_is_one_that_needs_nothing_closed():
