@@ -256,7 +256,7 @@ class Router:
             return []
         estimates = self.predictor.predict_texts([r.text for r in requests])
         if self._is_planned(context):
-            return self._first_steps(requests, estimates, objective or self.objective, context)
+            return self._first_steps(requests, estimates, self._closed(requests), objective or self.objective, context)
         return self._decide(requests, estimates, objective or self.objective, context)
 
     @property
@@ -275,15 +275,19 @@ class Router:
         self,
         requests: Sequence[Request],
         estimates: Estimates,
+        closed: Sequence[tuple[bool, ...]],
         objective: Objective,
         context: Context | None,
         rng: np.random.Generator | None = None,
     ) -> list[Decision]:
-        """What the plan does first with each prompt. rng : of exploration; None = the router's own."""
+        """What the plan does first with each prompt.
+
+        closed : see `_closed`.   rng : of exploration; None = the router's own.
+        """
         assert self.plan is not None
         self._check_value(objective)
         plan, menu, policy = self.plan, self.plan.facts.menu, self.plan_policy
-        start, closed = plan.start(estimates), self._closed(requests)
+        start = plan.start(estimates)
         own = policy.label if policy is not None and plan.facts.trusts(objective) else "keeps to the fixed plan"
         label = f"{own}; plan/1"
         difficulty, decisions = estimates.difficulty.tolist(), {}
@@ -539,7 +543,9 @@ class Router:
             raise ConfigError(
                 "this router decides by no plan: train one with `howhard train --plan`, load with plan=True"
             )
-        planned = await self._planned(objective or self.objective, seed=self._seed())
+        planned = await self._planned(
+            objective or self.objective, lambda r: self.predictor.predict_texts([r.text]), seed=self._seed()
+        )
         return planned.on(planned.backends[0])
 
     async def _run_plan(
@@ -550,22 +556,32 @@ class Router:
         budget: Budget | None,
         trace: Trace | None = None,
     ) -> RoutedResult:
-        seed = self._seed()
-        planned = await self._planned(objective, seed=seed, closed=self._closed([request])[0])
-        estimates = self.predictor.predict_texts([request.text])
-        [decision] = self._first_steps([request], estimates, objective, context, np.random.default_rng(seed))
+        seed, closed, estimates = self._seed(), self._closed([request]), self.predictor.predict_texts([request.text])
+        [decision] = self._first_steps([request], estimates, closed, objective, context, np.random.default_rng(seed))
+        planned = await self._planned(objective, lambda _: estimates, seed=seed, closed=closed[0])
         result = await planned.run(request, planned.backends[0], budget=budget, trace=trace)
         return RoutedResult(decision, result, result.steps)
 
-    async def _planned(self, objective: Objective, *, seed: int, closed: tuple[bool, ...] = ()) -> Planned:
-        """Open what it needs. seed : of exploration, which does at the start what a decision of the same seed says."""
+    async def _planned(
+        self,
+        objective: Objective,
+        estimate: Callable[[Request], Estimates],
+        *,
+        seed: int,
+        closed: tuple[bool, ...] = (),
+    ) -> Planned:
+        """Open what it needs.
+
+        estimate : of a request's arms.   seed : of exploration, which does at the start what a decision of the same
+        seed says.
+        """
         plan = self.plan
         assert plan is not None
         backends, verifier, searches = await self._served.for_plan(plan.facts.menu)
         return Planned(
             plan,
             objective=objective,
-            start=lambda request: plan.start(self.predictor.predict_texts([request.text])),
+            start=lambda request: plan.start(estimate(request)),
             policy=self.plan_policy,
             backends=backends,
             verifier=verifier,

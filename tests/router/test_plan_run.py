@@ -583,6 +583,18 @@ def test_a_plan_whose_backend_was_not_handed_over_says_which(router_of, backend)
         router.run_sync("how many?")
 
 
+def test_what_cannot_be_decided_is_said_before_anything_is_opened(router_of, backend):
+    class Dear(ByHand):
+        def step(self, state, objective, policy, *, closed=(), blind=None, rng=None):
+            raise NoFeasibleArm("all is too dear")
+
+    plan = plan_of(in_turn(*ESCALATING), legs=("small", "large"))
+    router = router_of(Dear(plan.facts, plan.arms, plan.nodes, plan.fixed_means), [backend("small")])
+
+    with pytest.raises(NoFeasibleArm, match="too dear"):
+        router.run_sync("how many?")
+
+
 def test_a_router_that_explores_does_first_what_its_decision_says(router_of, backend):
     plan = plan_of(in_turn(*ESCALATING), legs=("small", "large"))
     router = router_of(plan, [backend("small"), backend("large")], policy=UtilityPolicy(epsilon=1.0), seed=1)
