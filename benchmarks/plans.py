@@ -332,8 +332,9 @@ def figure(i: Mapping[str, Any], *, share: bool = False, signed: bool = False) -
 
 
 def saved(part: Part, rival: str, by: str) -> list[dict[str, Any]]:
-    """At every value, of what a rival spends at the plan's quality."""
-    return [s for s in part["saved"] if s["rival"] == rival and s["by"] == by]
+    """At every value, of what a rival spends at the plan's quality; not where it spends nothing."""
+    rows = (s for s in part["saved"] if s["rival"] == rival and s["by"] == by)
+    return [s for s in rows if None not in s["share"].values()]
 
 
 def ahead(part: Part, rival: str) -> list[dict[str, Any]]:
@@ -373,7 +374,7 @@ def aims(done: Mapping[str, Part]) -> list[tuple[str, str, str]]:
                 verdict([r["share"]["low"] > 0 for r in found], [r["share"]["high"] < 0 for r in found]),
             )
         )
-        gap = [{"value": float(v), "share": i} for v, i in part["gap"].items()]
+        gap = [{"value": float(v), "share": i} for v, i in part["gap"].items() if None not in i.values()]
         own = name.startswith("sound")
         rows.append(
             (
@@ -402,14 +403,15 @@ def aims(done: Mapping[str, Part]) -> list[tuple[str, str, str]]:
         if part is None:
             continue
         for rival in ("best static cascade", "prompt-only routing"):
-            found, behind = ahead(part, rival), saved(part, rival, "cost")
+            found = ahead(part, rival)
+            shares = {s["value"]: f"{s['share']['mean']:.0%}" for s in saved(part, rival, "cost")}
             rows.append(
                 (
                     f"{part['name']}: ahead of {rival} in utility at every value (cost saved at equal quality in "
                     "brackets)",
                     "; ".join(
-                        f"v {f['value']:g}: {figure(f['share'], signed=True)} ({s['share']['mean']:.0%})"
-                        for f, s in zip(found, behind, strict=True)
+                        f"v {f['value']:g}: {figure(f['share'], signed=True)} ({shares.get(f['value'], '-')})"
+                        for f in found
                     ),
                     verdict([f["share"]["low"] > 0 for f in found], [f["share"]["high"] < 0 for f in found]),
                 )
