@@ -366,10 +366,11 @@ def aims(done: Mapping[str, Part]) -> list[tuple[str, str, str]]:
         part = done.get(name)
         if part is None:
             continue
-        found = saved(part, cap, "tokens")
+        by = "cost" if name == "tot" else "tokens"  # there most of what a sample costs is its prompt
+        found = saved(part, cap, by)
         rows.append(
             (
-                f"{part['name']}: tokens saved at equal quality of the tuned early-stop cap, interval above 0",
+                f"{part['name']}: {by} saved at equal quality of the tuned early-stop cap, interval above 0",
                 over_values(found),
                 verdict([r["share"]["low"] > 0 for r in found], [r["share"]["high"] < 0 for r in found]),
             )
