@@ -222,10 +222,10 @@ class _ByPrompt:
         return _ByPrompt(self.quality[mask], self.cost[mask], self.seconds[mask])
 
     def means(self, family: np.ndarray) -> ArmMeans:
-        """Means over the prompts; errors of the differences over families, over prompts where there is one family."""
+        """Means over the prompts; errors of the differences over families: none where there is one, as everywhere
+        (OutcomeMatrix.quality_se).
+        """
         quality, cell = self.quality, np.unique(family, return_inverse=True)[1]
-        if int(cell.max()) < 1:
-            cell = np.arange(len(quality))
         count = int(cell.max()) + 1
         off = (quality - quality.mean(axis=0)) / len(quality)
         sums = np.stack([np.bincount(cell, c, minlength=count) for c in off.T], axis=1)
