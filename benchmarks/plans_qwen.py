@@ -4,6 +4,10 @@ collect  log 16 samples of both models on problems of our own making (plans_qwen
          collection; starts the two servers where no addresses are given, and ends them. A call that was stopped goes on
          where it stopped.
 show     what a log holds: accuracy by kind, how often a sample is right per problem, tokens, form, log-probabilities.
+live     learn a router with a plan from a log, foretell by replay what it and its rivals come to, and have all of them
+         answer fresh problems on the two servers (plans_qwen_live.py).
+again    with another log of those fresh problems (collect --prompts qwen-live/problems-15-2.jsonl): the same plan
+         replayed on the very problems that it answered live.
 serve    start the two servers, print their addresses, and keep them until interrupted.
 
 Weights: Qwen/Qwen2.5-Coder-0.5B-Instruct and -1.5B-Instruct as Hugging Face directories under --weights. (The log in
@@ -13,14 +17,17 @@ of the small one's, a token that is read a tenth of one that is written.
 
     python benchmarks/plans_qwen.py collect --log qwen-log
     python benchmarks/plans_qwen.py show --log qwen-log
+    python benchmarks/plans_qwen.py live --log qwen-log --out qwen-live
 """
 
 import argparse
+import asyncio
 import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +36,13 @@ import pandas as pd
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE / "rivals")]
 
+import plans_qwen_live as plans  # noqa: E402
 import plans_qwen_problems as problems  # noqa: E402
 import server  # noqa: E402  # pyright: ignore[reportMissingImports]
 
+from howhard.router.objective import Objective  # noqa: E402
+from howhard.router.router import Router  # noqa: E402
+from howhard.strategies import open_backends  # noqa: E402
 from howhard.training import commands  # noqa: E402
 from howhard.training.config import Config, parse_config  # noqa: E402
 from howhard.training.log import Log  # noqa: E402
@@ -136,18 +147,19 @@ def config(urls: dict[str, str], log: Path, latency_prompts: int = 8) -> Config:
 # ── collect ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def prompts(per_kind: int, seed: int, folder: Path) -> pd.DataFrame:
-    """The prompts table of a seed; the prompt set that it is read from stays in `folder`."""
+def prompts(per_kind: int, seed: int, folder: Path, avoid: Container[str] = ()) -> pd.DataFrame:
+    """The prompts table of a seed, without the questions `avoid`; the set that it is read from stays in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"problems-{per_kind}-{seed}.jsonl"
-    lines = [json.dumps(row) for row in problems.rows(problems.make(per_kind, seed))]
+    lines = [json.dumps(row) for row in problems.rows(problems.make(per_kind, seed, avoid))]
     path.write_text("\n".join(lines) + "\n")
     return read_prompts(path)
 
 
 def collect(options: argparse.Namespace) -> dict[str, object]:
     """Log both models, say what came of it."""
-    table = prompts(options.per_kind, options.seed, options.log.absolute().parent)
+    folder = options.log.absolute().parent
+    table = read_prompts(options.prompts) if options.prompts else prompts(options.per_kind, options.seed, folder)
     with addresses(options) as urls:
         report = commands.collect(config(urls, options.log, options.latency_prompts), table, options.log)
     print(report.text())
@@ -194,8 +206,88 @@ def show(path: Path) -> dict[str, object]:
 
 
 # ── learn and run live ───────────────────────────────────────────────────────────────────────────────────────────────
-# (The second part: plans learned from the log, then live on problems of another seed. `served`, `config` and `prompts`
-# give servers, settings and fresh problems.)
+
+
+ARMS = {"large/single": 1, "large/vote_of_4": 4}
+"""Arms that answer the fresh problems too, and the samples of the large model that each takes."""
+
+
+def live(options: argparse.Namespace) -> dict[str, object]:
+    """Learn, foretell, run, and write live.json after every way, so that a run that is stopped has what it got to."""
+    out = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    log, made = plans.learn(options.log, out / "router")
+    asked = {p.question for p in problems.make(options.per_kind, options.seed)}
+    fresh = prompts(options.fresh, options.fresh_seed, out, avoid=asked)
+    chosen = plans.ways(options.values, ARMS)
+    foretold = {way.name: plans.foretell(way, made) for way in chosen}
+    whole = {w.name: w.value for w in chosen if w.value is not None and not w.fixed}
+    facts = made.plan.facts
+    found: dict[str, object] = {
+        "log": {"problems": facts.n_prompts, "samples": len(log.samples())},
+        "menu": facts.menu.words,
+        "needs": facts.needs,
+        "guard": facts.guard,
+        "trusted": facts.trusted,
+        "fixed": {
+            f"{v:g}": made.plan.best_fixed(Objective(value=v * facts.unit)).words(facts.menu) for v in options.values
+        },
+    }
+    with addresses(options) as urls:
+        found |= asyncio.run(_live(options, urls, chosen, foretold, whole, fresh, found))
+    return found
+
+
+async def _live(
+    options: argparse.Namespace,
+    urls: dict[str, str],
+    chosen: tuple[plans.Way, ...],
+    foretold: dict[str, plans.Foretold],
+    whole: dict[str, float],
+    fresh: pd.DataFrame,
+    about: dict[str, object],
+) -> dict[str, object]:
+    found: dict[str, object] = {}
+    lived: dict[str, plans.Lived] = {}
+    backends = open_backends(config(urls, options.log).backends)
+    try:
+        ours = Router.load(options.out / "router", backends=backends)
+        assert ours.plan is not None
+        fixed = plans.without_gain(ours, backends)
+        for way in chosen:
+            by = fixed if way.fixed else ours
+            lived[way.name] = await plans.live(
+                way, by, backends["small"], urls, fresh, options.out / "log", options.concurrency
+            )
+            found = plans.judged(lived, foretold, whole, ours.plan.facts.unit)
+            rows = {name: [asdict(a) for a in one.answered] for name, one in lived.items()}
+            (options.out / "live.json").write_text(json.dumps({**about, **found, "answered": rows}, indent=1))
+            print(f"{way.name}: {lived[way.name].seconds:.0f} s", file=sys.stderr, flush=True)
+    finally:
+        for backend in backends.values():
+            await backend.close()
+    print(plans.text(found))
+    return found
+
+
+def again(options: argparse.Namespace) -> dict[str, object]:
+    """Hold what was answered live against replays on other samples of the same problems."""
+    told = json.loads((options.out / "live.json").read_text())
+    router = Router.load(options.out / "router")
+    assert router.plan is not None
+    found: dict[str, object] = {}
+    for way in plans.ways(sorted(map(float, told["fixed"])), ARMS):
+        rows = told["answered"].get(way.name, [])
+        lived = plans.Lived(answered=tuple(plans.Answered(**row) for row in rows), served={}, seconds=0.0)
+        ids, replayed = plans.retell(way, router, Log.open(options.log))
+        found[way.name] = one = plans.once_more(lived, ids, replayed, router.plan.facts.unit)
+        cells = [
+            f"{name} {one[name]['live']:.3f} live, {one[name]['replayed']:.3f} replayed "
+            f"({one[name]['apart']['mean']:+.3f} [{one[name]['apart']['low']:+.3f}, {one[name]['apart']['high']:+.3f}])"
+            for name in ("quality", "cost", "tokens")
+        ]
+        print(f"{way.name} on {len(ids)} problems: {'; '.join(cells)}")
+    return found
 
 
 # ── command line ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -216,13 +308,26 @@ def main() -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument("--weights", type=Path, default=Path.home() / ".cache/howhard/qwen", help="folder of both")
-    one = parts.add_parser("collect", parents=[models])
-    one.add_argument("--log", type=Path, default=Path("qwen-log"), help="the log's directory")
-    one.add_argument("--small-url", help="of a server that runs already, with /v1; give both addresses or none")
-    one.add_argument("--large-url")
-    one.add_argument("--per-kind", type=int, default=40, help=f"problems of each of {len(problems.KINDS)} kinds")
-    one.add_argument("--seed", type=int, default=1, help="of the problems")
+    asked = argparse.ArgumentParser(add_help=False)
+    asked.add_argument("--log", type=Path, default=Path("qwen-log"), help="the log's directory")
+    asked.add_argument("--small-url", help="of a server that runs already, with /v1; give both addresses or none")
+    asked.add_argument("--large-url")
+    asked.add_argument(
+        "--per-kind", type=int, default=40, help=f"logged problems of each of {len(problems.KINDS)} kinds"
+    )
+    asked.add_argument("--seed", type=int, default=1, help="of the logged problems")
+    one = parts.add_parser("collect", parents=[models, asked])
     one.add_argument("--latency-prompts", type=int, default=8)
+    one.add_argument("--prompts", type=Path, help="a prompt set, in place of problems made from the seed")
+    one = parts.add_parser("live", parents=[models, asked])
+    one.add_argument("--out", type=Path, default=Path("qwen-live"), help="for router, log of the live runs, figures")
+    one.add_argument("--fresh", type=int, default=15, help="fresh problems of each kind")
+    one.add_argument("--fresh-seed", type=int, default=2)
+    one.add_argument("--values", type=float, nargs="+", default=[30.0, 100.0], help="of a right answer, in samples")
+    one.add_argument("--concurrency", type=int, default=16, help="requests at once")
+    one = parts.add_parser("again")
+    one.add_argument("--log", type=Path, required=True, help="of the fresh problems")
+    one.add_argument("--out", type=Path, default=Path("qwen-live"), help="of the live run")
     one = parts.add_parser("show")
     one.add_argument("--log", type=Path, default=Path("qwen-log"))
     one = parts.add_parser("serve", parents=[models])
@@ -231,7 +336,7 @@ def main() -> None:
     if options.part == "serve":
         serve(options)
         return
-    found = collect(options) if options.part == "collect" else show(options.log)
+    found = {"collect": collect, "live": live, "again": again, "show": lambda o: show(o.log)}[options.part](options)
     print(json.dumps({"benchmark": "plans_qwen", "part": options.part, **found}))
 
 
