@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..strategies.errors import ArtifactError, NoFeasibleArm
+from ..strategies.errors import ArtifactError, ConfigError, NoFeasibleArm
 from .artifact import pack_arrays, unpack_arrays
 from .decision import Reason
 from .estimates import ArmMeans, Estimates
@@ -347,6 +347,12 @@ class Plan:
         Raises NoFeasibleArm at the start, as the policy does; ConfigError where time is priced, or a deadline set, and
         the log had no times.
         """
+        if not self._timed and (objective.price_of_second or objective.deadline is not None):
+            raise ConfigError(
+                "the plan was learned from a log that did not time every backend and search of its menu: leave "
+                "deadline and price_of_second out, train on a log that holds latency_s of all, or load the router with "
+                "plan=False"
+            )
         policy = policy if self.facts.trusts(objective) else None
         n, open_ = len(state), self._open(state.place, tuple(closed))
         x = features_of(self.facts.menu, state, *self.dials(objective))

@@ -105,7 +105,7 @@ class Flight:
 
     def next(self) -> Action:
         """Decide. Raises as Plan.step."""
-        return self._decide(self.closed)
+        return self._decide(self.closed, self.by.policy)
 
     def drew(self, action: Draw, samples: Sequence[Candidate], *, spent: float) -> bool:
         """Take in a wave; False where nothing of it is of any use, and the request stands where it stood.
@@ -139,7 +139,7 @@ class Flight:
         """
         if self.place == start_of(self.by.plan.facts.menu):
             return None
-        action = self._decide([True] * len(self.closed))
+        action = self._decide([True] * len(self.closed), self.by.plan.policy())  # exploration is over
         assert isinstance(action, Stop)
         if not self._answers(action):
             others = [Stop(leg=i) for i, hand in enumerate(self._hands) if hand is not None]
@@ -156,9 +156,9 @@ class Flight:
         useful = [i for i, c in enumerate(self.samples[leg]) if _useful(c)]
         return useful[int(hand.lead.index[0])]
 
-    def _decide(self, closed: Sequence[bool]) -> Action:
+    def _decide(self, closed: Sequence[bool], policy: Policy | None) -> Action:
         by, state = self.by, self.state
-        steps = by.plan.step(state, by.objective, by.policy, closed=tuple(closed), rng=by.rng)
+        steps = by.plan.step(state, by.objective, policy, closed=tuple(closed), rng=by.rng)
         self.steps.append(told(by.plan.facts.menu, state, steps, by.objective))
         return steps.actions[int(steps.index[0])]
 

@@ -350,6 +350,24 @@ def test_a_budget_of_less_than_a_token_is_refused():
         run(plan_of(in_turn(Draw(0, 2), Stop(leg=0))), small(7), budget=Budget(tokens=3))
 
 
+def test_a_run_that_is_cut_short_explores_no_more():
+    asked = []
+
+    class Asked(ByHand):
+        def step(self, state, objective, policy, *, closed=(), blind=None, rng=None):
+            asked.append(policy)
+            return super().step(state, objective, None, closed=closed)
+
+    plan = plan_of(in_turn(Draw(0, 2), Draw(0, 8), Stop(leg=0)))
+    plan = Asked(plan.facts, plan.arms, plan.nodes, plan.fixed_means)
+    work = planned(plan, small(7))
+    work.policy, work.rng = UtilityPolicy(epsilon=1.0), np.random.default_rng(0)
+    result = asyncio.run(work.run(Request.of("how many?"), work.backends[0], budget=Budget(tokens=120)))
+
+    assert result.answer == "7"
+    assert [policy.random for policy in asked] == [True, True, False]
+
+
 def test_an_answer_in_hand_goes_before_samples_that_were_cut_off():
     plan = plan_of(in_turn(Draw(0, 1), Draw(1, 1), Stop(leg=1)), legs=("small", "large"))
 
