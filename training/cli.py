@@ -404,7 +404,7 @@ def plans(
     _print(
         go(
             log, verifier=verifier, backends=backend or (), give_up=give_up, split=split, price_ratio=price_ratio,
-            stages=[int(k) for k in _numbers(stages, "--stages")] if stages else (), folds=folds, seed=seed, plot=plot,
+            stages=_counts(stages, "--stages") if stages else (), folds=folds, seed=seed, plot=plot,
             groups=[g.strip() for g in group.split(",")] if group else (),
             values=_numbers(values, "--values") if values else VALUES, quiet=as_json,
         ),
@@ -456,6 +456,16 @@ def _numbers(text: str, option: str = "--lambdas") -> list[float]:
         return [float(x) for x in text.split(",")]
     except ValueError:
         raise InputError(f"{option} {text!r}: write numbers with commas between, for instance 0.1,0.3") from None
+
+
+def _counts(text: str, option: str) -> list[int]:
+    """The whole numbers of "1,2,4"."""
+    from ..strategies.errors import InputError
+
+    try:
+        return [int(x) for x in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} {text!r}: write whole numbers with commas between, for instance 1,2,4") from None
 
 
 @app.command()

@@ -34,6 +34,8 @@ CLOSE = 41
 """Values at which families of fixed ways are asked, from a third of the least to a hundred times the greatest, where
 nothing counts but quality: what a rival spends to be as good as a plan must be looked for that far."""
 
+_PLAYING = "learning plans, replaying"
+
 StageProgress = Callable[[str, int, int], None]
 By = Literal["cost", "tokens"]
 
@@ -198,25 +200,31 @@ def play(
     names = [r.name for r in rivals]
     if len(set(names)) < len(names):
         raise ConfigError(f"rivals: two are called {max(names, key=names.count)!r}")
-    values = tuple(sorted(float(v) for v in values))
-    if not values or not (np.isfinite(values).all() and values[0] > 0):
-        raise ConfigError(f"values={values!r}: give finite numbers above 0, in mean costs of one sample")
+    values = checked_values(values)
     close = np.unique(np.concatenate([values, np.geomspace(values[0] / 3, values[-1] * 100, CLOSE)]))
     parts: dict[str, list[list[Outcome]]] = {name: [] for name in names}
     total, done = len(folds) * (len(rivals) + 1), 0
     with one_thread():
         for fold in folds:
             _ = fold.plan  # what takes long first, and by itself
+            done += 1
+            if progress is not None:
+                progress(_PLAYING, done, total)
             for rival in rivals:
-                done += 1
-                if progress is not None:
-                    progress("replaying", done, total)
                 asked = close if rival.quick else np.array(values)
                 parts[rival.name].append(rival.play(fold, (asked * data.unit).tolist()))
-            done += 1
-    if progress is not None:
-        progress("replaying", total, total)
+                done += 1
+                if progress is not None:
+                    progress(_PLAYING, done, total)
     return {r.name: _curve(data, folds, r, parts[r.name], np.array(values), close) for r in rivals}
+
+
+def checked_values(values: Sequence[float]) -> tuple[float, ...]:
+    """Values of a correct answer, ascending. Raises ConfigError for one out of range, or none."""
+    ascending = tuple(sorted({float(v) for v in values}))
+    if not ascending or not (np.isfinite(ascending).all() and ascending[0] > 0):
+        raise ConfigError(f"values={ascending!r}: give finite numbers above 0, in mean costs of one sample")
+    return ascending
 
 
 def _curve(
@@ -390,7 +398,11 @@ class _Judge:
                 needs = hull_cost(ours[f"{by} points"][0], ours["quality points"][0], quality[0])
                 drawn = hull_cost(ours[f"{by} points"][1], ours["quality points"][1], quality_drawn[:, 0])
                 spent, spent_drawn = theirs[by]
-                share[by] = interval(ratio(needs, spent[0]), ratio(drawn, spent_drawn[:, 0]))
+                shares = ratio(drawn, spent_drawn[:, 0])
+                known = shares[~np.isnan(shares)]
+                # In some draws the plan may never be as good: they count as the dearest of the others, at the least.
+                worst = np.where(np.isnan(shares), known.max(), shares) if len(known) else known
+                share[by] = interval(ratio(needs, spent[0]), worst)
             found.append(
                 ForAsGood(
                     arm=curve.name, quality=float(quality[0]), cost=float(theirs["cost"][0][0]),

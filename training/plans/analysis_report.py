@@ -109,10 +109,8 @@ def _about(a: Analysis) -> list[str]:
     split = "whole families left out" if a.split == "group" else "prompts left out"
     families = f"{a.n_families} {'family' if a.n_families == 1 else 'families'}"
     left = f" ({a.left_out:,} that lack samples are left out)" if a.left_out else ""
-    judge = (
-        "votes alone" if a.verifier is None
-        else f"verifier {a.verifier}, which proves answers" if a.sound else f"verifier {a.verifier}, which may err"
-    )  # fmt: skip
+    proves = "proves answers" if a.sound else "does not prove all answers"
+    judge = "votes alone" if a.verifier is None else f"verifier {a.verifier}, which {proves}"
     return [
         f"{a.n_prompts:,} prompts{left} of {families}, {a.folds} folds, {split}; {judge}. Everything was learned and "
         "tuned on the other folds' prompts, and is judged by replay on these.",

@@ -50,7 +50,7 @@ class PlanData:
     log      : the samples.   matrix : (n, a) outcomes of the arms, each as replayed, rows as in the log.
     arms     : arm -> the fixed plan that it is.   specs : arm -> ArmSpec, of those that are not searches.
     features : of the prompts.   seconds : per leg, see PlanFacts.   unit : mean cost of one sample of the first leg.
-    sound    : whether the verifier proves answers.
+    sound    : whether the verifier proves the right answers of all prompts, see `proves_all`.
     """
 
     name: str
@@ -131,8 +131,19 @@ class PlanData:
             features=features_of(matrix.texts, (fit_settings or FitSettings()).features),
             seconds=seconds,
             unit=unit_of(log),
-            sound=any(bool(leg.draws.proven.any()) for leg in log.legs),
+            sound=proves_all(log),
         )
+
+
+def proves_all(log: SampleLog) -> bool:
+    """Whether a sound verifier judged every prompt: some answers are proven, all other complete ones were refused.
+
+    Where one proves the answers of some prompts, and others are judged by one that may err, or by votes, this is False:
+    who draws until an answer is proven would never stop there.
+    """
+    draws = [leg.draws for leg in log.legs]
+    left = (d.complete & ~d.proven & ~(d.score == 0.0) for d in draws)  # not judged, or taken for right without proof
+    return any(d.proven.any() for d in draws) and not any(open_.any() for open_ in left)
 
 
 def repriced(samples: pd.DataFrame, menu: Menu, ratio: float) -> pd.DataFrame:

@@ -5,6 +5,8 @@ a plan that decides for fold k as it would for strangers: its replay there says 
 plan, chosen without that fold too. (What serves requests is the mean of the members, which is a little better.) The
 guard is chosen on these gains as guard.py chooses that of the arms, and with it the values of a correct answer at which
 the plan is trusted: what is learned from few prompts may gain where answers are cheap and lose where they are dear.
+What was chosen on these prompts is a little better on them than on others: prompts held out of all this say what a plan
+is worth (train_plans.py, analysis.py).
 """
 
 import math
@@ -91,7 +93,7 @@ class PlanReport:
             return "\n".join(lines)
         lines.append(
             f"Guard: {self.strength:g} standard errors; gain over the best fixed plan {_spread(self.gain)} of a right "
-            "answer per prompt."
+            "answer per prompt, on the prompts that chose the guard."
         )
         low, high = self.trusted or (0.0, None)
         if low > 0 or high is not None:

@@ -13,7 +13,7 @@ from ..collect import assemble
 from ..log import Log
 from ..progress import bars
 from ..threads import one_thread
-from .analysis import VALUES, analyse
+from .analysis import VALUES, analyse, checked_values
 from .analysis_plots import plot_curves
 from .analysis_report import PlansReport
 from .ceiling import Ceiling
@@ -53,6 +53,7 @@ def plans(
         raise ConfigError(f"split={split!r}: it must be prompt or group{nearest(split, ('prompt', 'group'))}")
     if folds < 2:
         raise ConfigError(f"folds={folds}: at least 2 are needed, so that some prompts are left out")
+    values = checked_values(values)
     if not path.is_dir():
         raise InputError(f"{path} is no log directory: plans are learned from logged samples (howhard collect)")
     log = Log.open(path)

@@ -322,7 +322,8 @@ WAVES = ((1, False), (2, False), (4, False), (1, True), (2, True), (4, True))
 def standard_rivals(data: PlanData) -> tuple[Rival, ...]:
     """Everything that makes sense on a log: with a verifier, or with votes alone.
 
-    Where the log is timed there is a plan for which waiting has a price too: the time of one sample costs one sample.
+    Where everything was timed there is a plan for which waiting has a price too: the time of one sample costs one
+    sample.
     """
     menu, legs = data.log.menu, range(len(data.log.menu.legs))
     every = [(i, k) for i in legs for k in menu.legs[i].stages]
@@ -368,7 +369,8 @@ def standard_rivals(data: PlanData) -> tuple[Rival, ...]:
         found.append(OfFixed("best static cascade", "cascade"))
     found += [Family(name, "arm", (Fixed(plan),)) for name, plan in data.arms.items()]
     shape = data.seconds[0]
-    if shape is not None and all(s is not None for s in data.seconds):
+    searched = all(not np.isnan(run.seconds).all() for run in data.log.searches)
+    if shape is not None and searched and all(s is not None for s in data.seconds):
         tokens = data.log.legs[0].draws.tokens[:, :1]
         second = 1.0 / max(float(seconds_of_wave(shape, tokens).mean()), 1e-9)
         found.append(Learned("plan, waiting priced", "waiting", second=second))

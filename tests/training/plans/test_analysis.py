@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,9 +14,10 @@ from howhard.training.fit import FitSettings
 from howhard.training.plans.analysis import Curve, _Judge, analyse, play
 from howhard.training.plans.analysis_plots import plot_curves
 from howhard.training.plans.analysis_report import PlansReport
-from howhard.training.plans.contest import PlanData, folds_of
+from howhard.training.plans.contest import PlanData, folds_of, proves_all
 from howhard.training.plans.learn import PlanSettings
 from howhard.training.plans.rivals import Learned, standard_rivals
+from howhard.training.plans.trajectories import Searched
 
 QUICK = PlanSettings(rounds=25, deals=4, objectives=3)
 N = 240
@@ -126,6 +128,23 @@ def test_a_fixed_arm_is_held_against_the_plans_own_curve():
     assert np.isnan(never.cost_share.mean)
 
 
+def test_draws_in_which_the_plan_is_never_as_good_as_an_arm_count_against_it():
+    quality = np.array([0.0, 0.0, 1.0, 1.0, 1.0])
+    plan = replace(
+        curve("plan", "plan", [2.0], [0.6]), quality=quality[None], cost=np.array([[1.0, 1.0, 2.0, 3.0, 3.0]])
+    )
+    arm = replace(curve("a", "arm", [8.0], [0.6]), quality=quality[None, ::-1])
+    found = judge(plan, arm).as_good()[0].cost_share
+    assert found.high >= found.mean
+    means = PairedMeans(resampling_weights(np.arange(5), draws=20, seed=0))
+    missed = means.of(quality)[1] < means.of(quality[::-1])[1]
+    assert missed.any()
+    reached = means.of(plan.cost[0])[1][~missed] / 8
+    assert found.high == pytest.approx(
+        np.percentile(np.where(missed, reached.max(), means.of(plan.cost[0])[1] / 8), 97.5)
+    )
+
+
 def test_the_gap_is_told_from_the_cap_where_there_is_one():
     curves = (
         curve("plan", "plan", [1.0], [0.6]),
@@ -158,6 +177,38 @@ def test_where_a_menu_allows_to_give_up_all_may(log_of):
     for name, found in play(data, folds, families, (0.5, 50.0)).items():
         assert (found.cost[found.at[0]] == 0).all(), name  # half a sample's worth is worth no sample
         assert found.quality[found.at[1]].mean() > 0.3, name
+
+
+def test_a_verifier_that_proves_the_answers_of_some_prompts_alone_does_not_prove_all(log_of):
+    sound = log_of(np.full(20, 0.5))
+    leg = sound.legs[0]
+    other = np.arange(20) % 2 == 0  # judged by a verifier that may err
+    score = np.where(other[:, None], 0.3 + 0.5 * leg.quality, leg.draws.score)
+    mixed = replace(leg, draws=replace(leg.draws, score=score, proven=leg.draws.proven & ~other[:, None]))
+    unjudged = replace(leg, draws=replace(leg.draws, score=np.where(other[:, None], np.nan, leg.draws.score),
+                                          proven=mixed.draws.proven))  # fmt: skip
+    assert proves_all(sound)
+    for doubtful in (mixed, unjudged):
+        assert not proves_all(replace(sound, legs=(doubtful,)))
+    assert not proves_all(log_of(np.full(20, 0.5), sound=False))
+
+
+def test_where_not_all_is_proven_rivals_may_accept_lower_scores_and_count_votes(log_of):
+    data = data_of(log_of, np.full(20, 0.5))
+    names = {r.name for r in standard_rivals(replace(data, sound=False))}
+    assert {"tuned early-stop cap", "Beta .95, waves of 4", "votes, every setting tuned"} <= names
+    assert "Beta .95, waves of 4" not in {r.name for r in standard_rivals(data)}
+
+
+def test_time_is_priced_only_where_searches_are_timed_too(log_of):
+    log = log_of(np.full(20, 0.5))
+    once = np.ones(20)
+    menu = msgspec.structs.replace(log.menu, searches=("small/beam",))
+    for seconds, priced in ((once, True), (np.full(20, np.nan), False)):
+        search = Searched(once, once, once, seconds, np.zeros(20, dtype=int))
+        data = replace(data_of(log_of, np.full(20, 0.5)), seconds=((0.1, 0.0, 0.0),))
+        data = replace(data, log=replace(log, menu=menu, searches=(search,)))
+        assert any(r.kind == "waiting" for r in standard_rivals(data)) == priced
 
 
 def test_arms_are_fixed_plans_that_look_at_nothing(log_of):
