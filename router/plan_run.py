@@ -515,6 +515,8 @@ def _within(budget: Budget | None, objective: Objective) -> Budget | None:
     """A run's budget, which ends at the objective's deadline."""
     if objective.deadline is None:
         return budget
+    if objective.deadline == 0:
+        raise NoFeasibleArm("deadline=0: nothing is drawn in no time: give one above 0, or None for no limit")
     own = budget or Budget()
     seconds = objective.deadline if own.seconds is None else min(own.seconds, objective.deadline)
     return dataclasses.replace(own, seconds=seconds)

@@ -350,6 +350,11 @@ def test_a_budget_of_less_than_a_token_is_refused():
         run(plan_of(in_turn(Draw(0, 2), Stop(leg=0))), small(7), budget=Budget(tokens=3))
 
 
+def test_a_deadline_of_no_time_is_refused_by_its_name():
+    with pytest.raises(NoFeasibleArm, match="deadline=0"):
+        run(plan_of(in_turn(Draw(0, 2), Stop(leg=0))), small(7), objective=Objective(value=1.0, deadline=0.0))
+
+
 def test_a_run_that_is_cut_short_explores_no_more():
     asked = []
 
