@@ -405,7 +405,7 @@ def train(
     if not held.any() or held.all():
         raise TableError(f"{len(matrix)} prompts: too few to hold a share of {holdout:g} of them out")
     learned = matrix.rows(~held)
-    read = None if plan is None else _read_for_plans(source, plan)
+    read = None if plan is None else _read_for_plans(source, plan, learned.prompt_ids)
     with bars(quiet=quiet) as progress:
         tuned = None
         if tune:
@@ -518,10 +518,11 @@ def train(
     )
 
 
-def _read_for_plans(source: Source, options: PlanOptions) -> PlanLog:
+def _read_for_plans(source: Source, options: PlanOptions, learned: Sequence[str]) -> PlanLog:
     if source.log is None:
         raise InputError(f"{source.name} holds no samples to learn plans from: train it without --plan")
-    return read_plan_log(source.log, source.outcomes, list(source.specs.values()), source.verifiers, options)
+    arms = list(source.specs.values())
+    return read_plan_log(source.log, source.outcomes, arms, source.verifiers, options, learned)
 
 
 def _fresh(out: Path, write: Callable[[Path], Any]) -> Path:

@@ -149,11 +149,20 @@ def _savings(a: Analysis, by: By, values: Sequence[float], width: int) -> str:
 
 
 def _arms(a: Analysis, width: int) -> str:
-    def cell(i: Interval) -> str:
-        return "never as good" if i.mean != i.mean else _percent(i)
+    def cell(i: Interval, spent: float) -> str:
+        return "never as good" if i.mean != i.mean and spent > 0 else _percent(i)
 
     rows = [
-        (x.arm, (share(x.quality), number(x.cost), cell(x.cost_share), number(x.tokens), cell(x.tokens_share)))
+        (
+            x.arm,
+            (
+                share(x.quality),
+                number(x.cost),
+                cell(x.cost_share, x.cost),
+                number(x.tokens),
+                cell(x.tokens_share, x.tokens),
+            ),
+        )
         for x in a.as_good
     ]
     return text_table(("quality", "cost", "the plan's share", "tokens", "its share of these"), rows, width=width)

@@ -60,12 +60,25 @@ def read_plan_log(
     arms: Sequence[ArmSpec],
     verifiers: Mapping[str, VerifierSpec],
     options: PlanOptions,
+    learned: Sequence[str] | None = None,
 ) -> PlanLog:
-    """Read what plans are learned from. Raises as `menu_of` and `read_samples`."""
+    """Read what plans are learned from, and judged on.
+
+    learned : prompts to learn from, None = all: the menu's searches are chosen by what they were worth on these alone.
+
+    Raises as `menu_of` and `read_samples`, and TableError where too few of `learned` have all that the menu asks for.
+    """
     samples = log.samples()
-    menu = menu_of(samples, outcomes, arms, verifiers, options)
+    teach: set[str] = set(log.prompts()["prompt_id"] if learned is None else learned)
+    menu = menu_of(samples, outcomes.loc[outcomes["prompt_id"].isin(list(teach))], arms, verifiers, options)
     runs = log.outcomes()  # the assembled table has the derived row of an arm that was both derived and run
     whole = read_samples(samples, runs, menu, verifiers)
+    enough = len(teach & set(whole.prompt_ids))
+    if enough < FEWEST_PROMPTS:
+        raise TableError(
+            f"{enough} of {len(teach)} training prompts have all that the plan's menu asks for ({menu.words}): "
+            f"{FEWEST_PROMPTS} are needed. Give it fewer stages ([plan] stages), or collect more"
+        )
     votes = None
     if menu.verifier is not None:
         votes = read_samples(samples, runs, msgspec.structs.replace(menu, verifier=None), verifiers)
@@ -82,17 +95,10 @@ def learn_plans(
     """Plans with falling needs: by all signals of the log; without log-probabilities and confidence; by votes alone.
 
     learned : the prompts that `fitted` was fitted to; those that the log has too little of are left out.
-
-    Raises TableError where too few are left.
     """
     at = {prompt_id: i for i, prompt_id in enumerate(learned.prompt_ids)}
     rows = np.array([i for i, prompt_id in enumerate(read.log.prompt_ids) if prompt_id in at], dtype=int)
     own = np.array([at[read.log.prompt_ids[i]] for i in rows], dtype=int)
-    if len(rows) < FEWEST_PROMPTS:
-        raise TableError(
-            f"{len(rows)} of {len(learned)} training prompts have all that the plan's menu asks for "
-            f"({read.menu.words}): {FEWEST_PROMPTS} are needed. Give it fewer stages ([plan] stages), or collect more"
-        )
     fold = np.unique(fitted.fold[own], return_inverse=True)[1]
     signals = read.log.signals
     kinds: list[tuple[SampleLog, tuple[str, ...]]] = [(read.log, signals)]

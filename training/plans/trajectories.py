@@ -60,7 +60,11 @@ class Samples:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Searched:
-    """What one search of the menu came to on n prompts, (n,) each; seconds NaN where not timed, label -1: no answer."""
+    """What one search of the menu came to on n prompts, (n,) each.
+
+    seconds : mean of the runs that were timed, the same for all prompts, since few are; NaN = none was.   label : -1 =
+    no answer.
+    """
 
     quality: np.ndarray
     cost: np.ndarray
@@ -212,7 +216,9 @@ def _search(outcomes: pd.DataFrame, labels: np.ndarray, name: str) -> dict[str, 
         raise TableError(
             f"searches: runs of {name!r} have no cost: give its backend prices, or leave it out of the menu"
         )
-    columns = (rows["quality"], rows["cost"], tokens, rows["latency_s"], labels[mine])
+    timed = rows["latency_s"].dropna()
+    seconds = np.full(len(rows), float(timed.mean()) if len(timed) else np.nan)
+    columns = (rows["quality"], rows["cost"], tokens, seconds, labels[mine])
     return dict(zip(rows["prompt_id"].tolist(), zip(*(c.tolist() for c in columns), strict=True), strict=True))
 
 

@@ -420,4 +420,5 @@ def test_on_fresh_samples_of_the_embedded_models_a_plan_is_as_good_and_as_dear_a
 
     for name, live in came.items():
         apart = np.array(live) - told.by_prompt(name)
-        assert abs(apart.mean()) < 1.96 * apart.std(ddof=1) / len(apart) ** 0.5, name
+        # Three standard errors: other machines draw other samples of the same seeds, and must not fail by chance.
+        assert abs(apart.mean()) < 3 * apart.std(ddof=1) / len(apart) ** 0.5, name

@@ -10,12 +10,13 @@ from typer.testing import CliRunner
 
 from howhard.router.router import Router
 from howhard.strategies.errors import ConfigError, InputError, TableError
+from howhard.training import cli
 from howhard.training.champions import Proposed
-from howhard.training.cli import app
 from howhard.training.commands import load_source, train
 from howhard.training.config import EXAMPLE, load_train_config, plan_options
 from howhard.training.fit import FitSettings
 from howhard.training.log import Log
+from howhard.training.plans import train_plans
 from howhard.training.plans.learn import PlanSettings
 from howhard.training.plans.menus import PlanOptions
 from howhard.training.promote import Verdict
@@ -39,17 +40,32 @@ def folder(tmp_path_factory, migrated_database):
 
 
 @pytest.fixture(scope="module")
-def done(folder, written):
-    """What the command printed, as JSON."""
-    found = CliRunner().invoke(
-        app,
-        [
-            "train", str(written), "--out", str(folder / "router"), "--config", str(folder / "howhard.toml"),
-            "--tracking-uri", f"sqlite:///{folder}/mlflow.db", "--json",
-        ],
-    )  # fmt: skip
+def printed(folder, written):
+    """The report, and what the command printed of it as JSON."""
+    reports = []
+
+    def keep(report, as_json):
+        reports.append(report)
+        shown(report, as_json)
+
+    shown = cli._print
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "_print", keep)
+        found = CliRunner().invoke(
+            cli.app,
+            [
+                "train", str(written), "--out", str(folder / "router"), "--config", str(folder / "howhard.toml"),
+                "--tracking-uri", f"sqlite:///{folder}/mlflow.db", "--json",
+            ],
+        )  # fmt: skip
     assert found.exit_code == 0, found.output
-    return json.loads(found.stdout)
+    return reports[0], found.stdout
+
+
+@pytest.fixture(scope="module")
+def done(printed):
+    """What the command printed, as JSON."""
+    return json.loads(printed[1])
 
 
 def test_a_table_plan_in_the_configuration_learns_plans_with_falling_needs(done):
@@ -98,20 +114,11 @@ def small(written, out, **changes):
     return train(written, out, tracking_uri=f"sqlite:///{out.parent}/mlflow.db", **given)
 
 
-def test_what_people_read_has_the_plans_table(written, tmp_path, migrated_database):
-    shutil.copy(migrated_database, tmp_path / "mlflow.db")
-    text = small(written, tmp_path / "router").text()
-    assert "Plan over small 1-2, verifier check" in text
+def test_what_people_read_has_the_plans_table(printed):
+    text = printed[0].text()
+    assert "Plan over small 1-4, large 1, verifier check" in text
     assert "prompts held out (utility / value" in text
     assert "Where signals are missing" in text
-
-
-def test_without_the_flag_a_router_has_no_plans(written, tmp_path, migrated_database):
-    shutil.copy(migrated_database, tmp_path / "mlflow.db")
-    report = small(written, tmp_path / "router", plan=None)
-    assert report.plans is None
-    assert report.to_dict()["plans"] is None
-    assert Router.load(tmp_path / "router").manifest.plans == ()
 
 
 def test_a_table_without_samples_is_refused_before_any_work(written, tmp_path):
@@ -127,6 +134,32 @@ def test_a_stage_that_no_log_reaches_is_refused_before_any_work(written, tmp_pat
     with pytest.raises(TableError, match="stage 64 of 'small' is missing in the log"):
         small(written, tmp_path / "router", plan=PlanOptions(stages={"small": (1, 64)}))
     assert not (tmp_path / "router").exists()
+
+
+def test_too_few_prompts_with_all_samples_are_told_before_any_work(written, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_plans, "FEWEST_PROMPTS", 1000)
+    with pytest.raises(
+        TableError, match=r"of \d+ training prompts have all that the plan's menu asks for .*fewer stage"
+    ):
+        small(written, tmp_path / "router")
+    assert not (tmp_path / "router").exists()
+
+
+def test_searches_are_chosen_by_what_they_were_worth_on_the_prompts_that_teach(written, monkeypatch):
+    asked = {}
+
+    def menu_of(samples, outcomes, *rest):
+        asked["prompts"] = set(outcomes["prompt_id"])
+        return train_plans_menu_of(samples, outcomes, *rest)
+
+    train_plans_menu_of = train_plans.menu_of
+    monkeypatch.setattr(train_plans, "menu_of", menu_of)
+    source = load_source(written)
+    teaching = source.matrix.prompt_ids[:60]
+    options = PlanOptions(stages={"small": (1, 2)})
+    specs = list(source.specs.values())
+    train_plans.read_plan_log(source.log, source.outcomes, specs, source.verifiers, options, teaching)
+    assert asked["prompts"] == set(teaching)
 
 
 @pytest.mark.parametrize(

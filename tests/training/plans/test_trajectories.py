@@ -104,6 +104,16 @@ def test_prompts_with_fewer_samples_than_others_are_left_out_and_counted(samples
     assert len(read_samples(short, runs, menu(1, 5), VERIFIERS)) == 12
 
 
+def test_prompts_that_lack_a_search_are_left_out_and_its_seconds_are_those_of_the_timed_runs(samples, runs):
+    whole = Menu(legs=menu(8).legs, searches=("small/single",))
+    timed = runs.assign(latency_s=np.where(runs["prompt_id"] < "p0003", 0.2, np.nan))
+    log = read_samples(samples, timed, whole, VERIFIERS)
+    assert (len(log), log.left_out) == (10, 2)
+    assert np.allclose(log.rows(np.arange(5, 10)).searches[0].seconds, 0.2)  # none of these was timed
+    never = read_samples(samples, runs.assign(latency_s=np.nan), whole, VERIFIERS)
+    assert np.isnan(never.searches[0].seconds).all()
+
+
 def test_answers_of_an_older_extractor_are_read_again_from_the_texts(samples, runs):
     older = samples.assign(extractor="final/0", answer="read by an older rule")
     now, then = (read_samples(t, runs, menu(8), VERIFIERS).legs[0].draws.label for t in (samples, older))
