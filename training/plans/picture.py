@@ -92,8 +92,9 @@ _TITLE, _LINE, _HEADS, _BAND = 22.0, 17.0, 44.0, 90.0
 """y of the title, and a line of words; y, below these, of the columns' heads and of the band's top."""
 _HEIGHT, _FIGURES, _FOOT = 240.0, 13.0, 52.0
 """Height of the band where all prompts are in it, of a line of figures beneath a block, and of the legend."""
-_BAR, _BLOCK, _GAP = 12.0, 26.0, 3.0
-"""Width of a stage's bar and of the block of those that stop there; space between strands of the band."""
+_BAR, _BLOCK, _GAP, _ROOM = 12.0, 26.0, 3.0, 76.0
+"""Width of a stage's bar and of the block of those that stop there; space between strands of the band; between columns
+that are closer than the last, figures are smaller."""
 _RIGHT_ANSWER, _WRONG_ANSWER, _NOTHING, _INK, _PALE = "#2e8b57", "#e9b8b0", "#b5b5b5", "#222222", "#666666"
 _OF_LEG, _OF_SEARCH = ("#1f5fbf", "#d9822b", "#8e44ad", "#16808a", "#8a6d1d"), "#6b7a2a"
 
@@ -145,9 +146,11 @@ def draw_plan(
     for i, line in enumerate(words[1:]):
         axis.text(_LEFT, _TITLE + 5 + _LINE * (i + 1), line, fontsize=10, color=_INK, va="center")
     _heads(axis, flows.stages, menu, layout.x, above + _HEADS)
+    room = min((b - a for a, b in itertools.pairwise(layout.x)), default=_ROOM)
+    scale = min(1.0, room / _ROOM)
     for stage, x, top, end, lines in zip(flows.stages, layout.x, layout.top, layout.ends, figures, strict=True):
         _block(axis, x - _BAR / 2, top, _BAR, max(stage.here * _HEIGHT, 1.0), _colour(stage.node))
-        _ends(axis, x, end, stage, lines)
+        _ends(axis, x, end, stage, lines, scale)
     for way in sorted(flows.moves, key=lambda w: w[0] - w[1]):
         _strand(axis, layout.strands[way], flows.moves[way] * _HEIGHT, _colour(flows.stages[way[1]].node))
     middle = above + _BAND + _HEIGHT / 2
@@ -264,8 +267,8 @@ def _fit(words: str, size: float, room: float) -> float:
     return min(size, room / (0.9 * len(words)))
 
 
-def _ends(axis: "Axes", x: float, y: float, stage: Stage, lines: Sequence[str]) -> None:
-    """The blocks of those that end at a stage, from y downwards, and their figures beneath.
+def _ends(axis: "Axes", x: float, y: float, stage: Stage, lines: Sequence[str], scale: float) -> None:
+    """The blocks of those that end at a stage, from y downwards, and their figures beneath, smaller by `scale`.
 
     Those that are given up, all at the start, stand on its left: on the right nothing has stopped yet, so that the band
     may need the room.
@@ -280,7 +283,9 @@ def _ends(axis: "Axes", x: float, y: float, stage: Stage, lines: Sequence[str]) 
     for i, line in enumerate(lines):
         size, colour, weight = (8.5, _PALE, "normal") if i else (9.0, _INK, "bold")
         y += _FIGURES
-        axis.text(start, y - 3, line, fontsize=size, color=colour, weight=weight, ha=side, va="center", zorder=6)
+        axis.text(
+            start, y - 3, line, fontsize=scale * size, color=colour, weight=weight, ha=side, va="center", zorder=6
+        )
 
 
 def _block(axis: "Axes", x: float, y: float, width: float, height: float, colour: str) -> None:
