@@ -208,23 +208,23 @@ def show(path: Path) -> dict[str, object]:
 # ── learn and run live ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-ARMS = {"large/single": 1, "large/vote_of_4": 4}
-"""Arms that answer the fresh problems too, and the samples of the large model that each takes."""
+ARMS = ("large/single", "large/vote_of_4")
+"""Arms that answer the fresh problems too."""
 
 
 def live(options: argparse.Namespace) -> dict[str, object]:
     """Learn, foretell, run, and write live.json after every way, so that a run that is stopped has what it got to."""
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
-    log, made = plans.learn(options.log, out / "router")
+    source, made = plans.learn(options.log, out / "router")
     asked = {p.question for p in problems.make(options.per_kind, options.seed)}
     fresh = prompts(options.fresh, options.fresh_seed, out, avoid=asked)
     chosen = plans.ways(options.values, ARMS)
-    foretold = {way.name: plans.foretell(way, made) for way in chosen}
+    foretold = {way.name: plans.foretell(way, made, source) for way in chosen}
     whole = {w.name: w.value for w in chosen if w.value is not None and not w.fixed}
     facts = made.plan.facts
     found: dict[str, object] = {
-        "log": {"problems": facts.n_prompts, "samples": len(log.samples())},
+        "log": {"problems": facts.n_prompts, "samples": len(source.log.samples()) if source.log else 0},
         "menu": facts.menu.words,
         "needs": facts.needs,
         "guard": facts.guard,
@@ -275,11 +275,12 @@ def again(options: argparse.Namespace) -> dict[str, object]:
     told = json.loads((options.out / "live.json").read_text())
     router = Router.load(options.out / "router")
     assert router.plan is not None
+    source = commands.load_source(options.log)
     found: dict[str, object] = {}
     for way in plans.ways(sorted(map(float, told["fixed"])), ARMS):
         rows = told["answered"].get(way.name, [])
         lived = plans.Lived(answered=tuple(plans.Answered(**row) for row in rows), served={}, seconds=0.0)
-        ids, replayed = plans.retell(way, router, Log.open(options.log))
+        ids, replayed = plans.retell(way, router, source)
         found[way.name] = one = plans.once_more(lived, ids, replayed, router.plan.facts.unit)
         cells = [
             f"{name} {one[name]['live']:.3f} live, {one[name]['replayed']:.3f} replayed "

@@ -23,7 +23,7 @@ import server  # pyright: ignore[reportMissingImports]
 
 from howhard.router.decision import Context
 from howhard.router.objective import Objective
-from howhard.router.plan import FixedPlan, Plan, prompt_features
+from howhard.router.plan import Plan, prompt_features
 from howhard.router.router import Router
 from howhard.strategies.base import Arm, Backend, Bindable, Budget, Request, StrategyResult, Trace
 from howhard.strategies.errors import BackendError
@@ -31,7 +31,6 @@ from howhard.training import commands
 from howhard.training.curves import Interval, interval, resampling_weights
 from howhard.training.fit import fit, write_router
 from howhard.training.graders import get_grader
-from howhard.training.log import Log
 from howhard.training.plans.fit_plan import FittedPlan
 from howhard.training.plans.judge_plan import stopped
 from howhard.training.plans.menus import PlanOptions
@@ -51,31 +50,26 @@ DRAWS = 4000
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to answer: the plan, or the best fixed plan, at a value of a right answer in units; or an arm.
-
-    samples : of an arm: a fixed plan that does the same in a replay.
-    """
+    """One way to answer: the plan, or the best fixed plan, at a value of a right answer in units; or an arm."""
 
     name: str
     value: float | None = None
     fixed: bool = False
     arm: str | None = None
-    samples: FixedPlan | None = None
 
 
-def ways(values: Sequence[float], arms: Mapping[str, int]) -> tuple[Way, ...]:
-    """The plan and the best fixed plan at each value, then arms of the large backend, by how many votes they take."""
+def ways(values: Sequence[float], arms: Sequence[str]) -> tuple[Way, ...]:
+    """The plan and the best fixed plan at each value, then the arms."""
     found = [
         way for value in values for way in (Way(f"plan at {value:g}", value), Way(f"fixed at {value:g}", value, True))
     ]
-    found += [Way(arm, arm=arm, samples=FixedPlan(legs=((1, (n,)),), settled=2.0)) for arm, n in arms.items()]
-    return tuple(found)
+    return (*found, *(Way(arm, arm=arm) for arm in arms))
 
 
 # ── learned and foretold ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def learn(path: Path, out: Path) -> tuple[Log, FittedPlan]:
+def learn(path: Path, out: Path) -> tuple[commands.Source, FittedPlan]:
     """Learn a router with a plan from all problems of a log: `howhard train --plan` without a share held out."""
     source = commands.load_source(path)
     assert source.log is not None
@@ -94,36 +88,45 @@ def learn(path: Path, out: Path) -> tuple[Log, FittedPlan]:
     )
     for one in made:
         print(one.report.text(), file=sys.stderr, flush=True)
-    return source.log, made[0]
+    return source, made[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Foretold:
-    """What a way comes to in a replay of the log; figures: name -> (n,) per problem."""
+    """What a way comes to on a log; figures: name -> (n,) per problem.   ends : of a replay, by what was drawn."""
 
     figures: dict[str, np.ndarray]
     ends: dict[str, float]
 
 
-def foretell(way: Way, made: FittedPlan) -> Foretold:
+def foretell(way: Way, made: FittedPlan, source: commands.Source) -> Foretold:
     """Replay a way on the log's problems; of the plan, the member that has not seen a problem decides on it alone.
 
     The guard and the best fixed plan were chosen on all of these problems, so both are foretold a little too well.
     """
     runs = made.runs
-    if way.samples is not None:
-        return _foretold(runs, ByFixedPlan(way.samples))
+    if way.arm is not None:
+        return _derived(way.arm, source, runs.log.prompt_ids)
     objective = objective_of(way, made.plan)
     if way.fixed:
-        return _foretold(runs, ByFixedPlan(made.plan.best_fixed(objective)))
-    return _foretold(runs, ByPlan(made.plan, objective, made.policy, runs.prompt, blind=made.fold))
+        return _replayed(runs, ByFixedPlan(made.plan.best_fixed(objective)))
+    return _replayed(runs, ByPlan(made.plan, objective, made.policy, runs.prompt, blind=made.fold))
 
 
-def _foretold(runs: Runs, mover: Mover) -> Foretold:
+def _replayed(runs: Runs, mover: Mover) -> Foretold:
     replayed = replay(runs, mover)
     return Foretold(
         figures={name: replayed.by_prompt(name) for name in FIGURES},
         ends=dict(stopped(runs.log.menu, [replayed])),
+    )
+
+
+def _derived(arm: str, source: commands.Source, ids: Sequence[str]) -> Foretold:
+    """An arm, as collection derives it from the log's samples: it breaks ties in votes in its own way, not a plan's."""
+    own = source.outcomes[source.outcomes["arm"].eq(arm)].set_index("prompt_id").loc[list(ids)]
+    columns = ("quality", "cost", "completion_tokens", "latency_s")
+    return Foretold(
+        figures={name: own[column].to_numpy(float) for name, column in zip(FIGURES, columns, strict=True)}, ends={}
     )
 
 
@@ -132,20 +135,24 @@ def objective_of(way: Way, plan: Plan) -> Objective:
     return Objective(value=(way.value or 1.0) * plan.facts.unit)
 
 
-def retell(way: Way, router: Router, log: Log, deals: int = 20) -> tuple[tuple[str, ...], Foretold]:
+def retell(way: Way, router: Router, source: commands.Source, deals: int = 20) -> tuple[tuple[str, ...], Foretold]:
     """Replay a way on other samples of the very problems that were answered live, and say which problems these are."""
-    plan = router.plan
+    plan, log = router.plan, source.log
     assert plan is not None
+    assert log is not None
     samples = read_samples(log.samples(), log.outcomes(), plan.facts.menu, router.manifest.verifiers)
+    ids = samples.prompt_ids
+    if way.arm is not None:
+        return ids, _derived(way.arm, source, ids)
     asked = log.prompts()
     texts = dict(zip(asked["prompt_id"].astype(str), asked["text"].astype(str), strict=True))
-    estimates = router.predictor.predict_texts([texts[i] for i in samples.prompt_ids])
-    familiar = np.ones(len(samples), dtype=bool) if estimates.familiar is None else estimates.familiar
+    estimates = router.predictor.predict_texts([texts[i] for i in ids])
+    familiar = np.ones(len(ids), dtype=bool) if estimates.familiar is None else estimates.familiar
     runs = Runs(samples, prompt_features(estimates), familiar, deals=deals, seed=7, seconds=plan.facts.seconds)
     objective = objective_of(way, plan)
-    fixed = way.samples if way.samples is not None else plan.best_fixed(objective) if way.fixed else None
-    by = ByPlan(plan, objective, router.plan_policy, runs.prompt) if fixed is None else ByFixedPlan(fixed)
-    return samples.prompt_ids, _foretold(runs, by)
+    if way.fixed:
+        return ids, _replayed(runs, ByFixedPlan(plan.best_fixed(objective)))
+    return ids, _replayed(runs, ByPlan(plan, objective, router.plan_policy, runs.prompt))
 
 
 # ── live ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
