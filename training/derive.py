@@ -342,6 +342,7 @@ class _Judged:
 
 
 def verdict_columns(cells: list[list[dict]]) -> dict[str, _Judged]:
+    """The verdicts of all samples by verifier, arrays of one entry per sample; NaN where it did not judge one."""
     columns: dict[str, _Judged] = {}
     for row, verdicts in enumerate(cells):
         for verdict in verdicts:
