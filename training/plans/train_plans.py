@@ -164,8 +164,8 @@ class PlansReport:
         lines = [self.plans[0].text()]
         for other in self.plans[1:]:
             guard = "the best fixed plan serves" if other.strength is None else f"gain {other.gain.mean:+.3f}"
-            reading = f"{other.menu}, {'reading ' + ', '.join(other.needs) if other.needs else 'no such signals'}"
-            lines.append(f"Where signals are missing: {reading}: {guard}")
+            read = f"reading {', '.join(other.needs)}" if other.needs else "no log-probabilities and no confidence"
+            lines.append(f"Where signals are missing: plan over {other.menu}, {read}: {guard}")
         if self.held_out:
             lines.append(f"On {self.n_held_out:,} prompts held out (utility / value, paired 95 % intervals):")
             lines.append("value  plan           best fixed     router         plan - best fixed     plan - router")
