@@ -43,7 +43,7 @@ def plans(
 ) -> PlansReport:
     """Hold plans against everything that they must beat, on a samples log.
 
-    verifier : of the log, "votes" = none; None = that of the log's best-of-N arms.   backends : of the log, the
+    verifier : of the log, "votes" or "none" = votes alone; None = that of the log's best-of-N arms.   backends : of the log, the
     cheapest first; () = all.   stages : for every backend, as far as its samples go; () = 1, 2, 4, ...   groups : only
     those whose names begin so.   split : "prompt" or "group".   price_ratio : see `repriced`.   values : see VALUES.
 
@@ -74,6 +74,9 @@ def plans(
             raise ConfigError(f"--backend {name!r}: the log has no samples of it{nearest(name, set(legs))}")
     chosen = [legs[name] for name in backends] if backends else list(menu.legs)
     if stages:
+        deepest = max(leg.stages[-1] for leg in chosen)
+        if max(stages) > deepest:
+            raise ConfigError(f"--stages {max(stages)}: the log goes to {deepest} samples: end there, or collect more")
         chosen = [msgspec.structs.replace(leg, stages=_stages(stages, leg.stages[-1])) for leg in chosen]
     if list(chosen) != list(menu.legs):
         menu = msgspec.structs.replace(menu, legs=tuple(chosen), searches=menu.searches if not backends else ())

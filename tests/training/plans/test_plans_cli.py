@@ -47,6 +47,7 @@ def test_json_is_one_document_with_every_figure(written, capsys):
         (["--values", "10,-1"], r"values=\(-1.0, 10.0\): give finite numbers above 0"),
         (["--stages", "1,2.5"], "--stages '1,2.5': write whole numbers"),
         (["--stages", "99"], "--stages 99"),
+        (["--stages", "1,2,99"], "--stages 99: the log goes to"),
         (["--backend", "small", "--price-ratio", "10"], "price ratio is between backends"),
         (["--price-ratio", "-1"], "price ratio -1"),
     ],
