@@ -45,7 +45,8 @@ def plans(
 
     verifier : of the log, "votes" or "none" = votes alone; None = that of the log's best-of-N arms.   backends : of the
     log, the cheapest first; () = all.   stages : for every backend, as far as its samples go; () = 1, 2, 4, ...
-    groups : only those whose names begin so.   split : "prompt" or "group".   price_ratio : see `repriced`.   values : see VALUES.
+    groups : only those whose names begin so.   split : "prompt" or "group".   price_ratio : see `repriced`.
+    values : see VALUES.
 
     Raises ConfigError and TableError for what the log does not have, before anything is fitted.
     """
