@@ -34,7 +34,7 @@ import pandas as pd
 from howhard.router.plan import Leg, Menu
 from howhard.strategies import ArmSpec, ExactCheckSpec, VerifierSpec
 from howhard.strategies.answers import EXTRACTOR
-from howhard.training.folds import fold_of
+from howhard.training.folds import Split, fold_of
 from howhard.training.importers.published import import_published
 from howhard.training.log import Log
 from howhard.training.plans.ablation import ABLATIONS
@@ -154,10 +154,12 @@ def told(analysis: Analysis, **more: Any) -> dict[str, Any]:
     return {**analysis.to_dict(), "report": PlansReport(analysis).text(), **more}
 
 
-def contest(data: PlanData, *more: Any, split: str = "prompt", settings: PlanSettings | None = None) -> dict[str, Any]:
+def contest(
+    data: PlanData, *more: Any, split: Split = "prompt", settings: PlanSettings | None = None
+) -> dict[str, Any]:
     """The standing rivals, and more, on some data."""
-    folds = folds_of(data, split=split, folds=FOLDS, deals=DEALS, plan_settings=settings)  # type: ignore[arg-type]
-    return told(analyse(data, [*standard_rivals(data), *more], split=split, ready=folds))  # type: ignore[arg-type]
+    folds = folds_of(data, split=split, folds=FOLDS, deals=DEALS, plan_settings=settings)
+    return told(analyse(data, [*standard_rivals(data), *more], split=split, ready=folds))
 
 
 def sound_small(options: Options) -> dict[str, Any]:

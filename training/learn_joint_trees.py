@@ -136,8 +136,12 @@ def _mixture(residual: np.ndarray, has: np.ndarray, rng: np.random.Generator, *,
     if apart:
         number = np.maximum(has.sum(axis=1, keepdims=True), 1)
         residual = np.where(has, residual - residual.sum(axis=1, keepdims=True) / number, 0.0)
-    covariance = residual.T @ residual / len(residual)
-    values, vectors = np.linalg.eigh(covariance)
+    return direction(residual, rng)
+
+
+def direction(residual: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A direction (v,) of length 1 drawn from the covariance of residuals (n, v)."""
+    values, vectors = np.linalg.eigh(residual.T @ residual / len(residual))
     drawn = vectors @ (np.sqrt(np.maximum(values, 0)) * rng.normal(size=len(values)))
     length = float(np.linalg.norm(drawn))
     return drawn / length if length > 1e-12 else np.full(len(drawn), len(drawn) ** -0.5)

@@ -207,20 +207,26 @@ class OutcomeMatrix:
 
     @property
     def quality_se(self) -> np.ndarray:
-        """Standard error (a, a) of the differences of the arms' mean qualities, over families of prompts.
+        """Standard error (a, a) of the differences of the arms' mean qualities; see `difference_se`."""
+        return difference_se(self.quality, np.unique(np.asarray(self.families, dtype=str), return_inverse=True)[1])
 
-            se_jk^2 = F / (F - 1) * sum_f (s_fj - s_fk)^2,   s_fj = sum over family f of (q_j - mean_j) / n_j
 
-        Linearised, so that arms that were run on different prompts have one too. 0 where all prompts are of one family:
-        nothing then says how families differ, and the next prompts are taken to be like these.
-        """
-        member = np.unique(np.asarray(self.families, dtype=str), return_inverse=True)[1]
-        count = int(member.max()) + 1
-        has = ~np.isnan(self.quality)
-        share = np.where(has, self.quality - self.arm_quality, 0.0) / has.sum(axis=0)
-        sums = np.stack([np.bincount(member, column, minlength=count) for column in share.T], axis=1)
-        apart = sums[:, :, None] - sums[:, None, :]
-        return np.sqrt((apart**2).sum(axis=0) * count / max(count - 1, 1))
+def difference_se(quality: np.ndarray, family: np.ndarray) -> np.ndarray:
+    """Standard error (a, a) of the differences of columns' means, over families of prompts.
+
+        se_jk^2 = F / (F - 1) * sum_f (s_fj - s_fk)^2,   s_fj = sum over family f of (q_j - mean_j) / n_j
+
+    quality : (n, a), NaN where an arm was not run.   family : int (n,).
+
+    Linearised, so that arms that were run on different prompts have one too. 0 where all prompts are of one family:
+    nothing then says how families differ, and the next prompts are taken to be like these.
+    """
+    count = int(family.max()) + 1
+    has = ~np.isnan(quality)
+    share = np.where(has, quality - np.nanmean(quality, axis=0), 0.0) / has.sum(axis=0)
+    sums = np.stack([np.bincount(family, column, minlength=count) for column in share.T], axis=1)
+    apart = np.stack([((sums - own[:, None]) ** 2).sum(axis=0) for own in sums.T])
+    return np.sqrt(apart * count / max(count - 1, 1))
 
 
 def best_fixed(quality: np.ndarray, cost: np.ndarray, *, value: float | None = None) -> int:

@@ -24,6 +24,7 @@ from ...router.plan import (
 from ...router.policy import UtilityPolicy
 from ...strategies.answers import EXTRACTOR
 from ..guard import pairwise_error
+from ..matrix import difference_se
 from ..threads import one_thread
 from .judge_plan import PlanReport, judge_plan
 from .learn import NodeFit, PlanSettings, induce
@@ -222,19 +223,10 @@ class _ByPrompt:
         return _ByPrompt(self.quality[mask], self.cost[mask], self.seconds[mask])
 
     def means(self, family: np.ndarray) -> ArmMeans:
-        """Means over the prompts; errors of the differences over families: none where there is one, as everywhere
-        (OutcomeMatrix.quality_se).
-        """
-        quality, cell = self.quality, np.unique(family, return_inverse=True)[1]
-        count = int(cell.max()) + 1
-        off = (quality - quality.mean(axis=0)) / len(quality)
-        sums = np.stack([np.bincount(cell, c, minlength=count) for c in off.T], axis=1)
-        square = sums.T @ sums
-        own = np.diag(square)
-        apart = np.maximum(own[:, None] + own[None, :] - 2 * square, 0.0) * count / max(count - 1, 1)
+        """Means over the prompts, and errors of their differences."""
         return ArmMeans(
-            quality=quality.mean(axis=0),
+            quality=self.quality.mean(axis=0),
             cost=self.cost.mean(axis=0),
             seconds=self.seconds.mean(axis=0),
-            quality_se=np.sqrt(apart),
+            quality_se=difference_se(self.quality, np.unique(family, return_inverse=True)[1]),
         )

@@ -34,6 +34,7 @@ from ...router.plan import (
 )  # fmt: skip
 from ...strategies.errors import ConfigError, nearest
 from ...strategies.spec import SpecError
+from ..learn_joint_trees import direction
 from ..learn_trees import Growth
 from .runs import Runs
 
@@ -217,12 +218,8 @@ def _of_utility(residual: np.ndarray, has: np.ndarray, weigh: np.ndarray, rng: n
 
 
 def _direction(residual: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A direction of length 1 drawn from the covariance of residuals (n, v); a few thousand rows tell it."""
-    residual = residual[:: max(1, len(residual) // 4096)]
-    values, vectors = np.linalg.eigh(residual.T @ residual / len(residual))
-    drawn = vectors @ (np.sqrt(np.maximum(values, 0)) * rng.normal(size=len(values)))
-    length = float(np.linalg.norm(drawn))
-    return drawn / length if length > 1e-12 else np.full(len(drawn), len(drawn) ** -0.5)
+    """See learn_joint_trees.direction; a few thousand rows tell it."""
+    return direction(residual[:: max(1, len(residual) // 4096)], rng)
 
 
 # ── the induction ───────────────────────────────────────────────────────────────────────────────────────────
